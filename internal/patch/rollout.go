@@ -1,0 +1,99 @@
+package patch
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+)
+
+// A RolloutState is a decision about one version of a patch.
+type RolloutState string
+
+// The states of a rollout. Halted and revoked are states, never a share of 0.
+const (
+	Running RolloutState = "running" // spreads as far as its tiers say
+	Halted  RolloutState = "halted"  // no further machine gets it
+	Revoked RolloutState = "revoked" // halted, and machines that have it give it up
+)
+
+// Everyone is the share of a tier that lets every machine in.
+const Everyone = 1_000_000
+
+// A Rollout is the custom block of a rollout target: who gets a version of a
+// patch. It is signed by the server's online key, so it can hold back what the
+// vendor signed and can add nothing to it.
+type Rollout struct {
+	State RolloutState `json:"state"`
+	// Tiers maps the name of a tier to how far the patch has come there. A
+	// machine of a tier that is missing does not get the patch.
+	Tiers map[string]Stage `json:"tiers,omitempty"`
+	// Kernels maps "<release>/<arch>" to the state for machines of that kernel
+	// where it differs from State.
+	Kernels map[string]RolloutState `json:"kernels,omitempty"`
+	// SoakSeconds is how long a patch stays on trial after its transition.
+	SoakSeconds int64 `json:"soak_seconds"`
+}
+
+// A Stage says which share of a tier's machines may have a patch.
+type Stage struct {
+	Share int64  `json:"share"` // parts per million, [Everyone] for all
+	Salt  string `json:"salt"`  // makes each rollout begin with other machines
+}
+
+// ParseRollout reads the custom block of a rollout target. A state that it does
+// not know is an error: unknown means no.
+func ParseRollout(b []byte) (Rollout, error) {
+	var r Rollout
+	if err := json.Unmarshal(b, &r); err != nil {
+		return Rollout{}, fmt.Errorf("cannot read rollout: %w: %w", ErrMalformed, err)
+	}
+	for _, s := range r.Kernels {
+		if err := s.check(); err != nil {
+			return Rollout{}, err
+		}
+	}
+	return r, r.State.check()
+}
+
+func (s RolloutState) check() error {
+	switch s {
+	case Running, Halted, Revoked:
+		return nil
+	}
+	return fmt.Errorf("cannot read rollout: state is %q: %w", s, ErrMalformed)
+}
+
+// For returns nil if machines with kernel k may have the patch, or an error
+// matching [ErrHalted] or [ErrRevoked].
+func (r Rollout) For(k Kernel) error {
+	state := r.State
+	// The exception can only be stricter: a kernel listed as running does not
+	// escape a patch that was halted everywhere.
+	if s, ok := r.Kernels[k.Release+"/"+k.Arch]; ok && state == Running || s == Revoked {
+		state = s
+	}
+	switch state {
+	case Running:
+		return nil
+	case Halted:
+		return ErrHalted
+	default:
+		return ErrRevoked
+	}
+}
+
+// Admits tells whether the stage of the tier has reached the machine: u, the
+// first 64 bits of SHA-256(salt ‖ machine id) over 2⁶⁴, is below the share.
+func (r Rollout) Admits(tier, machineID string) bool {
+	stage, ok := r.Tiers[tier]
+	if !ok {
+		return false
+	}
+	if stage.Share >= Everyone {
+		return true
+	}
+	sum := sha256.Sum256([]byte(stage.Salt + machineID))
+	u := float64(binary.BigEndian.Uint64(sum[:8])) / (1 << 64)
+	return u < float64(stage.Share)/Everyone
+}

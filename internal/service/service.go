@@ -1,0 +1,167 @@
+// Package service is the vocabulary of the service's HTTP API: the paths, the
+// bodies and the limits that the agent, the publisher and the server agree on.
+// The API is described in server/openapi.yaml, which a test holds against the
+// handlers.
+package service
+
+import (
+	"time"
+
+	"livepatch/internal/patch"
+)
+
+// Paths of the API.
+const (
+	// PathMachines takes an EnrolRequest with POST: an auth token is exchanged
+	// for a machine token.
+	PathMachines = "/v1/machines"
+	// PathSelf is the machine that the bearer token names; DELETE ends its
+	// enrolment.
+	PathSelf = "/v1/machines/self"
+	// PathCheckIn takes a CheckIn with POST.
+	PathCheckIn = "/v1/machines/self/check-in"
+	// PathSupported answers GET with a Supported; it needs no token.
+	PathSupported = "/v1/api/kernels/supported"
+	// PathMetadata is where TUF metadata lies: timestamp.json, N.root.json, …
+	PathMetadata = "/tuf/metadata/"
+	// PathTargets is where targets lie: VENDOR/<sha256>.FILE
+	PathTargets = "/tuf/targets/"
+	// PathPublishState answers GET with a PublishState.
+	PathPublishState = "/v1/publish/state"
+	// PathPublishTargets takes a target with PUT at VENDOR/<sha256>.FILE.
+	PathPublishTargets = "/v1/publish/targets/"
+	// PathPublishMetadata takes a Publication with POST.
+	PathPublishMetadata = "/v1/publish/metadata"
+)
+
+// Limits on bodies, in bytes. They are those of the loader's own verifier.
+const (
+	MaxRoot      = 512 << 10
+	MaxTimestamp = 16 << 10
+	MaxSnapshot  = 2 << 20
+	MaxRole      = 5 << 20
+	MaxModule    = 64 << 20
+	MaxIndex     = 1 << 20
+	MaxJSON      = 64 << 10 // requests of machines and their answers
+)
+
+// An Error is the body of every answer that is not a success.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"` // one line for a person
+}
+
+// A Code says what went wrong, for programs.
+type Code string
+
+// The codes.
+const (
+	CodeUnknownToken Code = "unknown-token"  // 401: no such auth or machine token
+	CodeExpiredToken Code = "expired-token"  // 401
+	CodeRevokedToken Code = "revoked-token"  // 401
+	CodeInvalid      Code = "invalid"        // 400
+	CodeTooLarge     Code = "too-large"      // 413
+	CodeNotFound     Code = "not-found"      // 404
+	CodeConflict     Code = "conflict"       // 409: published by somebody else meanwhile
+	CodeUntrusted    Code = "untrusted"      // 422: a publication that does not verify
+	CodeTooMany      Code = "too-many"       // 429, with Retry-After
+	CodeUnavailable  Code = "unavailable"    // 503, with Retry-After
+	CodeInternal     Code = "internal-error" // 500
+)
+
+// An EnrolRequest asks for a machine token. The auth token travels in the
+// header "Authorization: Bearer …".
+type EnrolRequest struct {
+	// MachineID names the machine to the service: 32 hexadecimal digits, made
+	// by the agent for this purpose and not the one of /etc/machine-id.
+	MachineID string `json:"machine_id"`
+	Hostname  string `json:"hostname,omitempty"`
+	Version   string `json:"agent_version"`
+	Facts
+}
+
+// Facts are what a machine says of itself.
+type Facts struct {
+	patch.Kernel
+	KernelVersion string `json:"kernel_version,omitempty"` // as patch.Index.KernelVersion
+	Distribution  string `json:"distribution,omitempty"`   // ID of os-release, "debian"
+	BootID        string `json:"boot_id"`
+}
+
+// An Enrolment answers an EnrolRequest.
+type Enrolment struct {
+	MachineToken string `json:"machine_token"` // secret; 32 hexadecimal digits
+	Tier         string `json:"tier"`
+}
+
+// A CheckIn is the hourly report of a machine.
+type CheckIn struct {
+	Version string `json:"agent_version"`
+	Facts
+	// Generation is that of the last CheckInAnswer, 0 at first.
+	Generation int64  `json:"generation"`
+	Patch      *Patch `json:"patch,omitempty"` // in force now
+	// Events since the last check-in that was answered, oldest first.
+	Events []Event `json:"events,omitempty"`
+}
+
+// A Patch is the state of a livepatch on a machine.
+type Patch struct {
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	Sequence uint64 `json:"sequence"`
+	State    string `json:"state"`    // name of a loader.v1.State in lower case, "enabled"
+	Standing string `json:"standing"` // name of a loader.v1.Standing in lower case, "trial"
+}
+
+// An Event is something that happened to a patch on a machine.
+type Event struct {
+	ID      string    `json:"id"`      // made by the agent; the server takes each once
+	Kind    string    `json:"kind"`    // "intent", "applied", "failed", "removed", "heartbeat"
+	Version string    `json:"version"` // of the patch
+	Name    string    `json:"name"`    // of the module
+	BootID  string    `json:"boot_id"`
+	At      time.Time `json:"at"`
+	Reason  string    `json:"reason,omitempty"` // of a failure: a reason of internal/rpcerr
+	Message string    `json:"message,omitempty"`
+}
+
+// A CheckInAnswer tells a machine what to do next.
+type CheckInAnswer struct {
+	IntervalSeconds int64  `json:"interval_seconds"` // until the next check-in
+	Generation      int64  `json:"generation"`       // changes whenever signed files have changed
+	Tier            string `json:"tier"`
+}
+
+// Supported answers whether a kernel is covered.
+type Supported struct {
+	// Supported is "supported", "kernel-upgrade-required",
+	// "kernel-end-of-life", "unsupported" or "unknown".
+	Supported string `json:"Supported"`
+}
+
+// A PublishState tells a publisher what the service has.
+type PublishState struct {
+	// RootVersion is 0 if nothing was published yet.
+	RootVersion int64 `json:"root_version"`
+	// Versions maps the names of offline roles ("targets", "debian",
+	// "debian-3ff") to the versions that the service has.
+	Versions map[string]int64 `json:"versions"`
+	// OnlineKeys are the server's public keys, by role: "snapshot",
+	// "timestamp", "rollout". Each is 32 bytes of ed25519, in hexadecimal.
+	OnlineKeys map[string]string `json:"online_keys"`
+}
+
+// A Publication is a set of metadata files that become current together, or
+// not at all. Their targets must have been uploaded before.
+type Publication struct {
+	// Files maps file names ("2.root.json", "7.targets.json",
+	// "3.debian-3ff.json") to their bytes.
+	Files map[string][]byte `json:"files"`
+}
+
+// A Published answers a Publication.
+type Published struct {
+	SnapshotVersion int64 `json:"snapshot_version"`
+	Generation      int64 `json:"generation"`
+}
