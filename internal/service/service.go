@@ -34,13 +34,13 @@ const (
 	PathPublishMetadata = "/v1/publish/metadata"
 )
 
-// Limits on bodies, in bytes. They are those of the loader's own verifier.
+// Limits on bodies, in bytes. Those of signed files are the loader's own.
 const (
-	MaxRoot      = 512 << 10
-	MaxTimestamp = 16 << 10
-	MaxSnapshot  = 2 << 20
-	MaxRole      = 5 << 20
-	MaxModule    = 64 << 20
+	MaxRoot      = patch.MaxRoot
+	MaxTimestamp = patch.MaxTimestamp
+	MaxSnapshot  = patch.MaxSnapshot
+	MaxRole      = patch.MaxRole
+	MaxModule    = patch.MaxModule
 	MaxIndex     = 1 << 20
 	MaxJSON      = 64 << 10 // requests of machines and their answers
 )

@@ -1,0 +1,91 @@
+// Package peercred tells who is at the other end of a unix socket, as the
+// kernel recorded it when the peer connected (unix(7), SO_PEERCRED).
+package peercred
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+)
+
+// Info identifies a peer. It is a credentials.AuthInfo, so that a handler finds
+// it in its context.
+//
+// Info is made by this package only; the zero Info would be root, so the
+// functions here return it together with an error or not at all.
+type Info struct {
+	PID      int32
+	UID, GID uint32
+}
+
+// AuthType implements [credentials.AuthInfo].
+func (Info) AuthType() string { return "peercred" }
+
+// FromConn returns who connected to c, which must be a unix socket.
+func FromConn(c net.Conn) (Info, error) {
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return Info{}, fmt.Errorf("cannot identify peer of a %T", c)
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return Info{}, fmt.Errorf("cannot identify peer: %w", err)
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, credErr); err != nil {
+		return Info{}, fmt.Errorf("cannot identify peer: %w", err)
+	}
+	return Info{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
+}
+
+// FromContext returns the peer of the gRPC call that ctx belongs to, if the
+// server uses [Credentials].
+func FromContext(ctx context.Context) (Info, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return Info{}, false
+	}
+	info, ok := p.AuthInfo.(Info)
+	return info, ok
+}
+
+// Credentials returns transport credentials for a server on a unix socket. A
+// connection whose peer allow refuses is closed before a byte of it is read, so
+// that whoever may not call has no parser to talk to.
+func Credentials(allow func(Info) bool) credentials.TransportCredentials {
+	return transport{allow}
+}
+
+type transport struct{ allow func(Info) bool }
+
+func (t transport) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	info, err := FromConn(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !t.allow(info) {
+		return nil, nil, fmt.Errorf("cannot accept connection from uid %d: not allowed", info.UID)
+	}
+	return c, info, nil
+}
+
+func (transport) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("cannot use peer credentials as a client")
+}
+
+func (transport) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "peercred"}
+}
+
+func (t transport) Clone() credentials.TransportCredentials { return t }
+
+func (transport) OverrideServerName(string) error { return nil }

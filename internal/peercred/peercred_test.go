@@ -1,0 +1,70 @@
+package peercred_test
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"livepatch/internal/peercred"
+)
+
+// pair returns both ends of a connection through a unix socket.
+func pair(t *testing.T) (server, client net.Conn) {
+	t.Helper()
+	lis, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	client, err = net.Dial("unix", lis.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	server, err = lis.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return server, client
+}
+
+func TestPeerIsThisProcess(t *testing.T) {
+	server, _ := pair(t)
+	got, err := peercred.FromConn(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := peercred.Info{PID: int32(os.Getpid()), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	if got != want {
+		t.Errorf("peer = %+v, want %+v", got, want)
+	}
+}
+
+func TestOtherSocketsHaveNoPeer(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	if _, err := peercred.FromConn(a); err == nil {
+		t.Error("a pipe was given an identity")
+	}
+}
+
+func TestHandshakeAsksBeforeReading(t *testing.T) {
+	for name, allowed := range map[string]bool{"allowed peer": true, "refused peer": false} {
+		t.Run(name, func(t *testing.T) {
+			server, _ := pair(t)
+			creds := peercred.Credentials(func(i peercred.Info) bool {
+				return i.UID == uint32(os.Getuid()) && allowed
+			})
+			_, info, err := creds.ServerHandshake(server)
+			if (err == nil) != allowed {
+				t.Fatalf("handshake error = %v, allowed = %v", err, allowed)
+			}
+			if allowed && info.(peercred.Info).UID != uint32(os.Getuid()) {
+				t.Errorf("info = %+v", info)
+			}
+		})
+	}
+}
