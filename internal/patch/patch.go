@@ -5,7 +5,6 @@
 package patch
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -203,8 +202,7 @@ type Unpatchable struct {
 // ParseIndex reads a per-kernel index.
 func ParseIndex(b []byte) (Index, error) {
 	var ix Index
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&ix); err != nil {
+	if err := json.Unmarshal(b, &ix); err != nil {
 		return Index{}, fmt.Errorf("cannot read kernel index: %w: %w", ErrMalformed, err)
 	}
 	for _, e := range ix.Patches {

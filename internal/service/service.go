@@ -43,6 +43,9 @@ const (
 	MaxModule    = patch.MaxModule
 	MaxIndex     = 1 << 20
 	MaxJSON      = 64 << 10 // requests of machines and their answers
+	// MaxPublication bounds a Publication as JSON. It holds 1024 bins at ten
+	// times the size that 5000 kernels need.
+	MaxPublication = 192 << 20
 )
 
 // An Error is the body of every answer that is not a success.

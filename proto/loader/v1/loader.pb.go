@@ -162,79 +162,6 @@ func (Standing) EnumDescriptor() ([]byte, []int) {
 	return file_loader_v1_loader_proto_rawDescGZIP(), []int{1}
 }
 
-// Role names a metadata file for Apply.
-type Role int32
-
-const (
-	// No role; refused.
-	Role_ROLE_UNSPECIFIED Role = 0
-	// One root, the version after the one before it. May come repeatedly.
-	Role_ROLE_ROOT Role = 1
-	// timestamp.json
-	Role_ROLE_TIMESTAMP Role = 2
-	// snapshot.json
-	Role_ROLE_SNAPSHOT Role = 3
-	// targets.json
-	Role_ROLE_TARGETS Role = 4
-	// The vendor's delegated role.
-	Role_ROLE_VENDOR Role = 5
-	// The hash bin that lists the module.
-	Role_ROLE_BIN Role = 6
-	// The rollout role.
-	Role_ROLE_ROLLOUT Role = 7
-)
-
-// Enum value maps for Role.
-var (
-	Role_name = map[int32]string{
-		0: "ROLE_UNSPECIFIED",
-		1: "ROLE_ROOT",
-		2: "ROLE_TIMESTAMP",
-		3: "ROLE_SNAPSHOT",
-		4: "ROLE_TARGETS",
-		5: "ROLE_VENDOR",
-		6: "ROLE_BIN",
-		7: "ROLE_ROLLOUT",
-	}
-	Role_value = map[string]int32{
-		"ROLE_UNSPECIFIED": 0,
-		"ROLE_ROOT":        1,
-		"ROLE_TIMESTAMP":   2,
-		"ROLE_SNAPSHOT":    3,
-		"ROLE_TARGETS":     4,
-		"ROLE_VENDOR":      5,
-		"ROLE_BIN":         6,
-		"ROLE_ROLLOUT":     7,
-	}
-)
-
-func (x Role) Enum() *Role {
-	p := new(Role)
-	*p = x
-	return p
-}
-
-func (x Role) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_loader_v1_loader_proto_enumTypes[2].Descriptor()
-}
-
-func (Role) Type() protoreflect.EnumType {
-	return &file_loader_v1_loader_proto_enumTypes[2]
-}
-
-func (x Role) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Role.Descriptor instead.
-func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{2}
-}
-
 // Outcome is how an Apply ended well.
 type Outcome int32
 
@@ -276,11 +203,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_loader_v1_loader_proto_enumTypes[3].Descriptor()
+	return file_loader_v1_loader_proto_enumTypes[2].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_loader_v1_loader_proto_enumTypes[3]
+	return &file_loader_v1_loader_proto_enumTypes[2]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -289,7 +216,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{3}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{2}
 }
 
 // StatusRequest has no fields.
@@ -777,8 +704,7 @@ func (x *Blocker) GetFunction() string {
 	return ""
 }
 
-// ApplyRequest is one piece of the stream, in the order opening, metadata,
-// module.
+// ApplyRequest is one piece of the stream: the opening, then the module.
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The piece.
@@ -786,7 +712,6 @@ type ApplyRequest struct {
 	// Types that are valid to be assigned to Part:
 	//
 	//	*ApplyRequest_Opening
-	//	*ApplyRequest_Metadata
 	//	*ApplyRequest_Module
 	Part          isApplyRequest_Part `protobuf_oneof:"part"`
 	unknownFields protoimpl.UnknownFields
@@ -839,15 +764,6 @@ func (x *ApplyRequest) GetOpening() *Opening {
 	return nil
 }
 
-func (x *ApplyRequest) GetMetadata() *Metadata {
-	if x != nil {
-		if x, ok := x.Part.(*ApplyRequest_Metadata); ok {
-			return x.Metadata
-		}
-	}
-	return nil
-}
-
 func (x *ApplyRequest) GetModule() []byte {
 	if x != nil {
 		if x, ok := x.Part.(*ApplyRequest_Module); ok {
@@ -866,23 +782,17 @@ type ApplyRequest_Opening struct {
 	Opening *Opening `protobuf:"bytes,1,opt,name=opening,proto3,oneof"`
 }
 
-type ApplyRequest_Metadata struct {
-	// A metadata file or a piece of one.
-	Metadata *Metadata `protobuf:"bytes,2,opt,name=metadata,proto3,oneof"`
-}
-
 type ApplyRequest_Module struct {
 	// The next bytes of the module, at most 64 KiB.
-	Module []byte `protobuf:"bytes,3,opt,name=module,proto3,oneof"`
+	Module []byte `protobuf:"bytes,2,opt,name=module,proto3,oneof"`
 }
 
 func (*ApplyRequest_Opening) isApplyRequest_Part() {}
 
-func (*ApplyRequest_Metadata) isApplyRequest_Part() {}
-
 func (*ApplyRequest_Module) isApplyRequest_Part() {}
 
-// Opening begins an Apply.
+// Opening begins an Apply. The signed files are handed over exactly as the
+// repository has them; none is trusted.
 type Opening struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Path of the module in the TUF repository,
@@ -891,7 +801,21 @@ type Opening struct {
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// How long to wait for the transition before answering; the transition goes
 	// on after that. At most 10 minutes; 0 means 30 seconds.
-	Wait          *durationpb.Duration `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	Wait *durationpb.Duration `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	// Every root after StatusResponse.root_version, in order.
+	Roots [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
+	// timestamp.json
+	Timestamp []byte `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// snapshot.json
+	Snapshot []byte `protobuf:"bytes,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// targets.json
+	Targets []byte `protobuf:"bytes,6,opt,name=targets,proto3" json:"targets,omitempty"`
+	// The vendor's delegated role.
+	Vendor []byte `protobuf:"bytes,7,opt,name=vendor,proto3" json:"vendor,omitempty"`
+	// The hash bin that lists the module.
+	Bin []byte `protobuf:"bytes,8,opt,name=bin,proto3" json:"bin,omitempty"`
+	// The rollout role.
+	Rollout       []byte `protobuf:"bytes,9,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -940,67 +864,51 @@ func (x *Opening) GetWait() *durationpb.Duration {
 	return nil
 }
 
-// Metadata carries bytes of one signed file. Pieces of a file follow each
-// other; begin marks the first.
-type Metadata struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which file.
-	Role Role `protobuf:"varint,1,opt,name=role,proto3,enum=loader.v1.Role" json:"role,omitempty"`
-	// Whether these are the first bytes of the file.
-	Begin bool `protobuf:"varint,2,opt,name=begin,proto3" json:"begin,omitempty"`
-	// The bytes, at most 64 KiB.
-	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Metadata) Reset() {
-	*x = Metadata{}
-	mi := &file_loader_v1_loader_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Metadata) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Metadata) ProtoMessage() {}
-
-func (x *Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[8]
+func (x *Opening) GetRoots() [][]byte {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
+		return x.Roots
 	}
-	return mi.MessageOf(x)
+	return nil
 }
 
-// Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
-func (*Metadata) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *Metadata) GetRole() Role {
+func (x *Opening) GetTimestamp() []byte {
 	if x != nil {
-		return x.Role
+		return x.Timestamp
 	}
-	return Role_ROLE_UNSPECIFIED
+	return nil
 }
 
-func (x *Metadata) GetBegin() bool {
+func (x *Opening) GetSnapshot() []byte {
 	if x != nil {
-		return x.Begin
+		return x.Snapshot
 	}
-	return false
+	return nil
 }
 
-func (x *Metadata) GetData() []byte {
+func (x *Opening) GetTargets() []byte {
 	if x != nil {
-		return x.Data
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *Opening) GetVendor() []byte {
+	if x != nil {
+		return x.Vendor
+	}
+	return nil
+}
+
+func (x *Opening) GetBin() []byte {
+	if x != nil {
+		return x.Bin
+	}
+	return nil
+}
+
+func (x *Opening) GetRollout() []byte {
+	if x != nil {
+		return x.Rollout
 	}
 	return nil
 }
@@ -1022,7 +930,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[9]
+	mi := &file_loader_v1_loader_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +942,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[9]
+	mi := &file_loader_v1_loader_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +955,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{9}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApplyResponse) GetOutcome() Outcome {
@@ -1091,7 +999,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_loader_v1_loader_proto_msgTypes[10]
+	mi := &file_loader_v1_loader_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1011,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[10]
+	mi := &file_loader_v1_loader_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1024,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{10}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Step) GetName() string {
@@ -1144,7 +1052,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	mi := &file_loader_v1_loader_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1064,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	mi := &file_loader_v1_loader_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1077,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{11}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1190,7 +1098,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[12]
+	mi := &file_loader_v1_loader_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1110,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[12]
+	mi := &file_loader_v1_loader_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1123,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{12}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveResponse) GetLivepatch() *Livepatch {
@@ -1236,7 +1144,7 @@ type AcceptRequest struct {
 
 func (x *AcceptRequest) Reset() {
 	*x = AcceptRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[13]
+	mi := &file_loader_v1_loader_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1156,7 @@ func (x *AcceptRequest) String() string {
 func (*AcceptRequest) ProtoMessage() {}
 
 func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[13]
+	mi := &file_loader_v1_loader_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1169,7 @@ func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
 func (*AcceptRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{13}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AcceptRequest) GetName() string {
@@ -1282,7 +1190,7 @@ type AcceptResponse struct {
 
 func (x *AcceptResponse) Reset() {
 	*x = AcceptResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[14]
+	mi := &file_loader_v1_loader_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1202,7 @@ func (x *AcceptResponse) String() string {
 func (*AcceptResponse) ProtoMessage() {}
 
 func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[14]
+	mi := &file_loader_v1_loader_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1215,7 @@ func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{14}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AcceptResponse) GetLivepatch() *Livepatch {
@@ -1357,19 +1265,21 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\aBlocker\x12\x10\n" +
 	"\x03tid\x18\x01 \x01(\x05R\x03tid\x12\x12\n" +
 	"\x04comm\x18\x02 \x01(\tR\x04comm\x12\x1a\n" +
-	"\bfunction\x18\x03 \x01(\tR\bfunction\"\x93\x01\n" +
+	"\bfunction\x18\x03 \x01(\tR\bfunction\"`\n" +
 	"\fApplyRequest\x12.\n" +
-	"\aopening\x18\x01 \x01(\v2\x12.loader.v1.OpeningH\x00R\aopening\x121\n" +
-	"\bmetadata\x18\x02 \x01(\v2\x13.loader.v1.MetadataH\x00R\bmetadata\x12\x18\n" +
-	"\x06module\x18\x03 \x01(\fH\x00R\x06moduleB\x06\n" +
-	"\x04part\"P\n" +
+	"\aopening\x18\x01 \x01(\v2\x12.loader.v1.OpeningH\x00R\aopening\x12\x18\n" +
+	"\x06module\x18\x02 \x01(\fH\x00R\x06moduleB\x06\n" +
+	"\x04part\"\xfe\x01\n" +
 	"\aOpening\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12-\n" +
-	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"Y\n" +
-	"\bMetadata\x12#\n" +
-	"\x04role\x18\x01 \x01(\x0e2\x0f.loader.v1.RoleR\x04role\x12\x14\n" +
-	"\x05begin\x18\x02 \x01(\bR\x05begin\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"\xb4\x01\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x14\n" +
+	"\x05roots\x18\x03 \x03(\fR\x05roots\x12\x1c\n" +
+	"\ttimestamp\x18\x04 \x01(\fR\ttimestamp\x12\x1a\n" +
+	"\bsnapshot\x18\x05 \x01(\fR\bsnapshot\x12\x18\n" +
+	"\atargets\x18\x06 \x01(\fR\atargets\x12\x16\n" +
+	"\x06vendor\x18\a \x01(\fR\x06vendor\x12\x10\n" +
+	"\x03bin\x18\b \x01(\fR\x03bin\x12\x18\n" +
+	"\arollout\x18\t \x01(\fR\arollout\"\xb4\x01\n" +
 	"\rApplyResponse\x12,\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x12.loader.v1.OutcomeR\aoutcome\x122\n" +
 	"\tlivepatch\x18\x02 \x01(\v2\x14.loader.v1.LivepatchR\tlivepatch\x12\x1a\n" +
@@ -1399,16 +1309,7 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\x0eSTANDING_TRIAL\x10\x02\x12\x15\n" +
 	"\x11STANDING_ACCEPTED\x10\x03\x12\x14\n" +
 	"\x10STANDING_SUSPECT\x10\x04\x12\x18\n" +
-	"\x14STANDING_QUARANTINED\x10\x05*\x95\x01\n" +
-	"\x04Role\x12\x14\n" +
-	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
-	"\tROLE_ROOT\x10\x01\x12\x12\n" +
-	"\x0eROLE_TIMESTAMP\x10\x02\x12\x11\n" +
-	"\rROLE_SNAPSHOT\x10\x03\x12\x10\n" +
-	"\fROLE_TARGETS\x10\x04\x12\x0f\n" +
-	"\vROLE_VENDOR\x10\x05\x12\f\n" +
-	"\bROLE_BIN\x10\x06\x12\x10\n" +
-	"\fROLE_ROLLOUT\x10\a*t\n" +
+	"\x14STANDING_QUARANTINED\x10\x05*t\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_APPLIED\x10\x01\x12\x1b\n" +
@@ -1432,62 +1333,58 @@ func file_loader_v1_loader_proto_rawDescGZIP() []byte {
 	return file_loader_v1_loader_proto_rawDescData
 }
 
-var file_loader_v1_loader_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_loader_v1_loader_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_loader_v1_loader_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_loader_v1_loader_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_loader_v1_loader_proto_goTypes = []any{
 	(State)(0),                    // 0: loader.v1.State
 	(Standing)(0),                 // 1: loader.v1.Standing
-	(Role)(0),                     // 2: loader.v1.Role
-	(Outcome)(0),                  // 3: loader.v1.Outcome
-	(*StatusRequest)(nil),         // 4: loader.v1.StatusRequest
-	(*StatusResponse)(nil),        // 5: loader.v1.StatusResponse
-	(*Kernel)(nil),                // 6: loader.v1.Kernel
-	(*Taint)(nil),                 // 7: loader.v1.Taint
-	(*Livepatch)(nil),             // 8: loader.v1.Livepatch
-	(*Blocker)(nil),               // 9: loader.v1.Blocker
-	(*ApplyRequest)(nil),          // 10: loader.v1.ApplyRequest
-	(*Opening)(nil),               // 11: loader.v1.Opening
-	(*Metadata)(nil),              // 12: loader.v1.Metadata
-	(*ApplyResponse)(nil),         // 13: loader.v1.ApplyResponse
-	(*Step)(nil),                  // 14: loader.v1.Step
-	(*RemoveRequest)(nil),         // 15: loader.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 16: loader.v1.RemoveResponse
-	(*AcceptRequest)(nil),         // 17: loader.v1.AcceptRequest
-	(*AcceptResponse)(nil),        // 18: loader.v1.AcceptResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(Outcome)(0),                  // 2: loader.v1.Outcome
+	(*StatusRequest)(nil),         // 3: loader.v1.StatusRequest
+	(*StatusResponse)(nil),        // 4: loader.v1.StatusResponse
+	(*Kernel)(nil),                // 5: loader.v1.Kernel
+	(*Taint)(nil),                 // 6: loader.v1.Taint
+	(*Livepatch)(nil),             // 7: loader.v1.Livepatch
+	(*Blocker)(nil),               // 8: loader.v1.Blocker
+	(*ApplyRequest)(nil),          // 9: loader.v1.ApplyRequest
+	(*Opening)(nil),               // 10: loader.v1.Opening
+	(*ApplyResponse)(nil),         // 11: loader.v1.ApplyResponse
+	(*Step)(nil),                  // 12: loader.v1.Step
+	(*RemoveRequest)(nil),         // 13: loader.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 14: loader.v1.RemoveResponse
+	(*AcceptRequest)(nil),         // 15: loader.v1.AcceptRequest
+	(*AcceptResponse)(nil),        // 16: loader.v1.AcceptResponse
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_loader_v1_loader_proto_depIdxs = []int32{
-	6,  // 0: loader.v1.StatusResponse.kernel:type_name -> loader.v1.Kernel
-	8,  // 1: loader.v1.StatusResponse.livepatches:type_name -> loader.v1.Livepatch
-	7,  // 2: loader.v1.Kernel.taints:type_name -> loader.v1.Taint
+	5,  // 0: loader.v1.StatusResponse.kernel:type_name -> loader.v1.Kernel
+	7,  // 1: loader.v1.StatusResponse.livepatches:type_name -> loader.v1.Livepatch
+	6,  // 2: loader.v1.Kernel.taints:type_name -> loader.v1.Taint
 	0,  // 3: loader.v1.Livepatch.state:type_name -> loader.v1.State
 	1,  // 4: loader.v1.Livepatch.standing:type_name -> loader.v1.Standing
-	19, // 5: loader.v1.Livepatch.inserted:type_name -> google.protobuf.Timestamp
-	9,  // 6: loader.v1.Livepatch.blockers:type_name -> loader.v1.Blocker
-	11, // 7: loader.v1.ApplyRequest.opening:type_name -> loader.v1.Opening
-	12, // 8: loader.v1.ApplyRequest.metadata:type_name -> loader.v1.Metadata
-	20, // 9: loader.v1.Opening.wait:type_name -> google.protobuf.Duration
-	2,  // 10: loader.v1.Metadata.role:type_name -> loader.v1.Role
-	3,  // 11: loader.v1.ApplyResponse.outcome:type_name -> loader.v1.Outcome
-	8,  // 12: loader.v1.ApplyResponse.livepatch:type_name -> loader.v1.Livepatch
-	14, // 13: loader.v1.ApplyResponse.steps:type_name -> loader.v1.Step
-	20, // 14: loader.v1.Step.took:type_name -> google.protobuf.Duration
-	8,  // 15: loader.v1.RemoveResponse.livepatch:type_name -> loader.v1.Livepatch
-	8,  // 16: loader.v1.AcceptResponse.livepatch:type_name -> loader.v1.Livepatch
-	4,  // 17: loader.v1.LoaderService.Status:input_type -> loader.v1.StatusRequest
-	10, // 18: loader.v1.LoaderService.Apply:input_type -> loader.v1.ApplyRequest
-	15, // 19: loader.v1.LoaderService.Remove:input_type -> loader.v1.RemoveRequest
-	17, // 20: loader.v1.LoaderService.Accept:input_type -> loader.v1.AcceptRequest
-	5,  // 21: loader.v1.LoaderService.Status:output_type -> loader.v1.StatusResponse
-	13, // 22: loader.v1.LoaderService.Apply:output_type -> loader.v1.ApplyResponse
-	16, // 23: loader.v1.LoaderService.Remove:output_type -> loader.v1.RemoveResponse
-	18, // 24: loader.v1.LoaderService.Accept:output_type -> loader.v1.AcceptResponse
-	21, // [21:25] is the sub-list for method output_type
-	17, // [17:21] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	17, // 5: loader.v1.Livepatch.inserted:type_name -> google.protobuf.Timestamp
+	8,  // 6: loader.v1.Livepatch.blockers:type_name -> loader.v1.Blocker
+	10, // 7: loader.v1.ApplyRequest.opening:type_name -> loader.v1.Opening
+	18, // 8: loader.v1.Opening.wait:type_name -> google.protobuf.Duration
+	2,  // 9: loader.v1.ApplyResponse.outcome:type_name -> loader.v1.Outcome
+	7,  // 10: loader.v1.ApplyResponse.livepatch:type_name -> loader.v1.Livepatch
+	12, // 11: loader.v1.ApplyResponse.steps:type_name -> loader.v1.Step
+	18, // 12: loader.v1.Step.took:type_name -> google.protobuf.Duration
+	7,  // 13: loader.v1.RemoveResponse.livepatch:type_name -> loader.v1.Livepatch
+	7,  // 14: loader.v1.AcceptResponse.livepatch:type_name -> loader.v1.Livepatch
+	3,  // 15: loader.v1.LoaderService.Status:input_type -> loader.v1.StatusRequest
+	9,  // 16: loader.v1.LoaderService.Apply:input_type -> loader.v1.ApplyRequest
+	13, // 17: loader.v1.LoaderService.Remove:input_type -> loader.v1.RemoveRequest
+	15, // 18: loader.v1.LoaderService.Accept:input_type -> loader.v1.AcceptRequest
+	4,  // 19: loader.v1.LoaderService.Status:output_type -> loader.v1.StatusResponse
+	11, // 20: loader.v1.LoaderService.Apply:output_type -> loader.v1.ApplyResponse
+	14, // 21: loader.v1.LoaderService.Remove:output_type -> loader.v1.RemoveResponse
+	16, // 22: loader.v1.LoaderService.Accept:output_type -> loader.v1.AcceptResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_loader_v1_loader_proto_init() }
@@ -1497,7 +1394,6 @@ func file_loader_v1_loader_proto_init() {
 	}
 	file_loader_v1_loader_proto_msgTypes[6].OneofWrappers = []any{
 		(*ApplyRequest_Opening)(nil),
-		(*ApplyRequest_Metadata)(nil),
 		(*ApplyRequest_Module)(nil),
 	}
 	type x struct{}
@@ -1505,8 +1401,8 @@ func file_loader_v1_loader_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loader_v1_loader_proto_rawDesc), len(file_loader_v1_loader_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   15,
+			NumEnums:      3,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

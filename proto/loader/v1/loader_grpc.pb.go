@@ -40,11 +40,12 @@ const (
 // LoaderService changes the kernel for one caller at a time. It answers root
 // and the agent's user, by SO_PEERCRED, and nobody else.
 type LoaderServiceClient interface {
-	// Status reads; it changes nothing in the kernel.
+	// Status reads. It begins no transition; if one has ended since, the modules
+	// that it replaced are unloaded.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Apply verifies a livepatch and brings it into the kernel. The client
-	// streams the opening, then metadata, then the module. A patch that is
-	// already in force is success.
+	// streams the opening with the signed metadata, then the module. A patch that
+	// is already in force is success.
 	Apply(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error)
 	// Remove disables a livepatch that this loader inserted, waits for the
 	// transition and unloads the module.
@@ -112,11 +113,12 @@ func (c *loaderServiceClient) Accept(ctx context.Context, in *AcceptRequest, opt
 // LoaderService changes the kernel for one caller at a time. It answers root
 // and the agent's user, by SO_PEERCRED, and nobody else.
 type LoaderServiceServer interface {
-	// Status reads; it changes nothing in the kernel.
+	// Status reads. It begins no transition; if one has ended since, the modules
+	// that it replaced are unloaded.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Apply verifies a livepatch and brings it into the kernel. The client
-	// streams the opening, then metadata, then the module. A patch that is
-	// already in force is success.
+	// streams the opening with the signed metadata, then the module. A patch that
+	// is already in force is success.
 	Apply(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error
 	// Remove disables a livepatch that this loader inserted, waits for the
 	// transition and unloads the module.

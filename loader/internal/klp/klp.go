@@ -1,0 +1,159 @@
+// Package klp reads and changes the state of livepatches in the kernel.
+//
+// The files are described in Documentation/ABI/testing/sysfs-kernel-livepatch
+// and Documentation/livepatch/livepatch.rst in the kernel tree.
+package klp
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"livepatch/internal/patch"
+)
+
+// A State is what the kernel says of a livepatch.
+type State int
+
+// The states, with the numbers that they have in proto/loader/v1. The zero State
+// is none of them.
+const (
+	Absent    State = iota + 1 // not in the kernel
+	Enabled                    // in force for every task
+	Enabling                   // tasks are being moved to the patched functions
+	Disabling                  // tasks are being moved back
+	Disabled                   // loaded and not in force
+)
+
+// InTransition tells whether a transition is running.
+func (s State) InTransition() bool { return s == Enabling || s == Disabling }
+
+// A Blocker is a task that a transition waits for.
+type Blocker struct {
+	TID      int
+	Comm     string
+	Function string // it sleeps in; "" where the kernel does not tell
+}
+
+// A Kernel is the livepatch part of the kernel below one root, normally "/".
+type Kernel struct {
+	root string
+	fsys fs.FS
+}
+
+// New returns the Kernel whose /sys and /proc lie below root.
+func New(root string) *Kernel { return &Kernel{root: root, fsys: os.DirFS(root)} }
+
+const sysfs = "sys/kernel/livepatch"
+
+// List returns the names of the livepatches in the kernel.
+func (k *Kernel) List() (names []string) {
+	files, _ := fs.Glob(k.fsys, sysfs+"/*/enabled") // fails for a bad pattern only
+	for _, file := range files {
+		names = append(names, path.Base(path.Dir(file)))
+	}
+	return names
+}
+
+// State returns the state of the livepatch called name.
+func (k *Kernel) State(name string) (State, error) {
+	// The two files cannot be read at one instant. In this order the answer was
+	// true at some moment during the call; in the other, a patch whose revert
+	// began between the reads would look disabled while tasks still run it.
+	enabled, err := k.flag(name, "enabled")
+	transition := false
+	if err == nil {
+		transition, err = k.flag(name, "transition")
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return k.stateOfModule(name), nil
+	case err != nil:
+		return 0, fmt.Errorf("cannot read state of %q: %w", name, err)
+	case transition && enabled:
+		return Enabling, nil
+	case transition:
+		return Disabling, nil
+	case enabled:
+		return Enabled, nil
+	}
+	return Disabled, nil
+}
+
+// stateOfModule is State where the livepatch's folder is gone, which since 5.1
+// happens when it was disabled or replaced. Its module may still be there.
+func (k *Kernel) stateOfModule(name string) State {
+	if _, err := fs.Stat(k.fsys, path.Join("sys/module", name)); err == nil {
+		return Disabled
+	}
+	return Absent
+}
+
+// flag reads a sysfs attribute that holds "0\n" or "1\n".
+func (k *Kernel) flag(name, attr string) (bool, error) {
+	b, err := fs.ReadFile(k.fsys, path.Join(sysfs, name, attr))
+	text := strings.TrimSuffix(string(b), "\n")
+	if err == nil && text != "0" && text != "1" {
+		err = fmt.Errorf("%s is %q, want 0 or 1", attr, text)
+	}
+	return text == "1", err
+}
+
+// InTransition returns the name of the livepatch whose transition is running,
+// or "". The kernel runs one at a time. One whose state cannot be read counts.
+func (k *Kernel) InTransition() string {
+	for _, name := range k.List() {
+		if state, err := k.State(name); err != nil || state.InTransition() {
+			return name
+		}
+	}
+	return ""
+}
+
+// Disable begins the transition that takes a livepatch out of force. During
+// the transition that brings it in, it reverses that one.
+func (k *Kernel) Disable(name string) error {
+	err := os.WriteFile(filepath.Join(k.root, sysfs, name, "enabled"), []byte("0"), 0)
+	if err != nil {
+		return fmt.Errorf("cannot disable %q: %w: %w", name, patch.ErrKernel, err)
+	}
+	return nil
+}
+
+// Blockers returns the tasks that the running transition waits for, those with
+// the lowest ids first, and how many there are in all. s says which way the
+// transition goes.
+func (k *Kernel) Blockers(s State, limit int) (blockers []Blocker, count int) {
+	// patch_state is -1 outside transitions, 0 unpatched, 1 patched.
+	waiting := map[State]string{Enabling: "0", Disabling: "1"}[s]
+	if waiting == "" {
+		return nil, 0
+	}
+	files, _ := fs.Glob(k.fsys, "proc/[0-9]*/task/[0-9]*/patch_state")
+	for _, file := range files {
+		// Tasks come and go; one that cannot be read blocks nothing we know of.
+		if k.text(file) != waiting {
+			continue
+		}
+		dir := path.Dir(file)
+		tid, _ := strconv.Atoi(path.Base(dir))
+		blockers = append(blockers, Blocker{TID: tid, Comm: k.text(dir + "/comm"), Function: strings.TrimLeft(k.text(dir+"/wchan"), "0")})
+	}
+	slices.SortFunc(blockers, func(a, b Blocker) int { return a.TID - b.TID })
+	count = len(blockers)
+	return blockers[:min(count, limit)], count
+}
+
+func (k *Kernel) text(name string) string {
+	b, err := fs.ReadFile(k.fsys, name)
+	if err != nil {
+		return ""
+	}
+	return strings.ToValidUTF8(strings.TrimSpace(string(b)), "?")
+}
