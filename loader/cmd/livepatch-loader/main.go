@@ -39,44 +39,28 @@ func main() {
 	}
 }
 
-// options are the command line.
-type options struct {
-	state, root, kernel     string
-	agentUID                uint
-	idle                    time.Duration
-	boot, shutdown, version bool
-}
-
-func parse(args []string) (options, error) {
-	var o options
-	flags := flag.NewFlagSet("livepatch-loader", flag.ContinueOnError)
-	flags.StringVar(&o.state, "state", "/var/lib/livepatch-loader", "`directory` for trust, journal and accepted modules")
-	flags.StringVar(&o.root, "root", "/etc/livepatch/root.json", "`file` with the pinned TUF root")
-	flags.StringVar(&o.kernel, "kernel", "/", "`directory` that holds the kernel's proc and sys")
-	flags.UintVar(&o.agentUID, "agent-uid", 0, "`uid` allowed to call, besides root")
-	flags.DurationVar(&o.idle, "idle", 30*time.Second, "leave after `this long` without a request")
-	flags.BoolVar(&o.boot, "boot", false, "apply the accepted patch again and leave")
-	flags.BoolVar(&o.shutdown, "shutdown", false, "record that the machine shuts down in good order and leave")
-	flags.BoolVar(&o.version, "version", false, "print the version and leave")
-	err := flags.Parse(args)
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("cannot use argument %q: only flags are taken", flags.Arg(0))
-	}
-	return o, err
-}
-
 // run is main with its inputs as arguments; a test hands it modules of a kernel
 // that is made of files.
 func run(ctx context.Context, args []string, modules server.Modules) error {
-	o, err := parse(args)
-	if err != nil {
+	flags := flag.NewFlagSet("livepatch-loader", flag.ContinueOnError)
+	state := flags.String("state", "/var/lib/livepatch-loader", "`directory` for trust, journal and accepted modules")
+	root := flags.String("root", "/etc/livepatch/root.json", "`file` with the pinned TUF root")
+	tree := flags.String("kernel", "/", "`directory` that holds the kernel's proc and sys")
+	agentUID := flags.Uint("agent-uid", 0, "`uid` allowed to call, besides root")
+	idle := flags.Duration("idle", 30*time.Second, "leave after `this long` without a request")
+	boot := flags.Bool("boot", false, "apply the accepted patch again and leave")
+	shutdown := flags.Bool("shutdown", false, "record that the machine shuts down in good order and leave")
+	about := flags.Bool("version", false, "print the version and leave")
+	switch err := flags.Parse(args); {
+	case err != nil:
+		return err
+	case flags.NArg() > 0:
+		return fmt.Errorf("cannot use argument %q: only flags are taken", flags.Arg(0))
+	case *about:
+		_, err := fmt.Println("livepatch-loader", version.String())
 		return err
 	}
-	if o.version {
-		fmt.Println("livepatch-loader", version.String())
-		return nil
-	}
-	pinned, err := os.ReadFile(o.root)
+	pinned, err := os.ReadFile(*root)
 	if err != nil {
 		return fmt.Errorf("cannot read pinned root: %w", err)
 	}
@@ -84,17 +68,17 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 	if err := sandbox.Enter(); err != nil {
 		return err
 	}
-	journal, err := journal.Open(o.state)
+	journal, err := journal.Open(*state)
 	if err != nil {
 		return err
 	}
 	defer journal.Close()
-	facts := func() (kernel.Facts, error) { return kernel.Read(os.DirFS(o.kernel)) }
+	facts := func() (kernel.Facts, error) { return kernel.Read(os.DirFS(*tree)) }
 	running, err := facts()
 	if err != nil {
 		return err
 	}
-	if o.shutdown {
+	if *shutdown {
 		return journal.MarkCleanShutdown(running.BootID)
 	}
 	srv := &server.Server{
@@ -103,24 +87,24 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 			Kernel: running.Kernel, Memory: journal, PinnedRoot: pinned,
 			Now: time.Now, NotBefore: version.Date(),
 		},
-		Modules: modules, Klp: klp.New(o.kernel), Journal: journal,
+		Modules: modules, Klp: klp.New(*tree), Journal: journal,
 		Facts: facts, Now: time.Now, Busy: make(chan struct{}, 1),
 	}
 	if err := srv.Resume(ctx); err != nil {
 		return err
 	}
 	switch {
-	case o.boot:
+	case *boot:
 		return srv.Reapply(ctx)
 	case !activated:
 		return errors.New("cannot serve without a socket: it comes from socket activation (sd_listen_fds(3))")
 	}
-	return serve(ctx, srv, o)
+	return serve(ctx, srv, uint32(*agentUID), *idle)
 }
 
 // serve answers requests on the socket that was passed until ctx is done or
 // none has come for a while.
-func serve(ctx context.Context, srv *server.Server, o options) error {
+func serve(ctx context.Context, srv *server.Server, agentUID uint32, idle time.Duration) error {
 	const first = 3 // SD_LISTEN_FDS_START
 	lis, err := net.FileListener(os.NewFile(first, "socket"))
 	if err != nil {
@@ -128,8 +112,9 @@ func serve(ctx context.Context, srv *server.Server, o options) error {
 	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
+	begin := server.NewIdle(idle, leave)
 	allow := func(p peercred.Info) bool {
-		ok := p.UID == 0 || p.UID == uint32(o.agentUID)
+		ok := p.UID == 0 || p.UID == agentUID
 		if !ok {
 			srv.Log.Warn("Refused connection", "peer_uid", p.UID, "peer_pid", p.PID)
 		}
@@ -137,7 +122,14 @@ func serve(ctx context.Context, srv *server.Server, o options) error {
 	}
 	g := grpc.NewServer(
 		grpc.Creds(peercred.Credentials(allow)),
-		grpc.StatsHandler(server.NewIdle(o.idle, leave)),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			defer begin()()
+			return handle(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			defer begin()()
+			return handle(srv, stream)
+		}),
 		grpc.MaxRecvMsgSize(8<<20), // an opening; 5 000 kernels make one of 200 KiB
 		grpc.MaxConcurrentStreams(8),
 		grpc.MaxHeaderListSize(4<<10),

@@ -7,6 +7,7 @@ package gate
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"debug/elf"
 	"errors"
@@ -121,10 +122,7 @@ func signed(set *tuf.Set, s Submission) (m patch.Module, d patch.Digest, err err
 			return m, d, err
 		}
 	}
-	if err := set.Timestamp(s.Timestamp); err != nil {
-		return m, d, err
-	}
-	if err := set.Snapshot(s.Snapshot); err != nil {
+	if err := cmp.Or(set.Timestamp(s.Timestamp), set.Snapshot(s.Snapshot)); err != nil {
 		return m, d, err
 	}
 	target, err := set.Find(s.Target, s.load(vendor))

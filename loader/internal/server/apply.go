@@ -28,18 +28,11 @@ func (s *Server) apply(ctx context.Context, o *loaderv1.Opening, image *gate.Ima
 		wait = defaultWait
 	}
 	resp := &loaderv1.ApplyResponse{}
-	inserted, settled, err := s.bringIn(ctx, cleared, wait, steps)
-	switch {
-	case err != nil:
+	resp.Outcome, err = s.bringIn(ctx, cleared, wait, steps)
+	if err != nil {
 		return nil, err
-	case !settled:
-		resp.Outcome = loaderv1.Outcome_OUTCOME_TRANSITION_PENDING
-	case !inserted:
-		resp.Outcome = loaderv1.Outcome_OUTCOME_ALREADY_APPLIED
-	default:
-		resp.Outcome = loaderv1.Outcome_OUTCOME_APPLIED
 	}
-	if settled {
+	if resp.Outcome != loaderv1.Outcome_OUTCOME_TRANSITION_PENDING {
 		resp.Unloaded = s.unloadReplaced(ctx, cleared.Module().Name)
 		steps.done("unload")
 	}
@@ -49,37 +42,34 @@ func (s *Server) apply(ctx context.Context, o *loaderv1.Opening, image *gate.Ima
 }
 
 // bringIn inserts a cleared module, unless the very same one is in force or on
-// its way, and follows its transition. It tells whether it inserted anything
-// and whether the end came before wait was over.
-func (s *Server) bringIn(ctx context.Context, c *gate.Cleared, wait time.Duration, steps *steps) (inserted, settled bool, err error) {
+// its way, and follows its transition until wait is over.
+func (s *Server) bringIn(ctx context.Context, c *gate.Cleared, wait time.Duration, steps *steps) (loaderv1.Outcome, error) {
 	name := c.Module().Name
 	state, err := s.Klp.State(name)
-	if err != nil {
-		return false, false, err
-	}
 	entry, known := s.Journal.Find(name)
+	outcome := loaderv1.Outcome_OUTCOME_ALREADY_APPLIED
 	switch {
+	case err != nil:
 	case state != klp.Absent && (!known || entry.Digest != c.Digest()):
-		return false, false, fmt.Errorf("%w: %s", patch.ErrNameTaken, name)
+		err = fmt.Errorf("%w: %s", patch.ErrNameTaken, name)
 	case state == klp.Disabling:
-		return false, false, fmt.Errorf("%w: %s is being disabled", patch.ErrBusy, name)
+		err = fmt.Errorf("%w: %s is being disabled", patch.ErrBusy, name)
 	case state == klp.Disabled: // by somebody else; it cannot be enabled again, only inserted again
-		if err := s.Modules.Delete(name); err != nil {
-			return false, false, err
+		if err = s.Modules.Delete(name); err != nil {
+			break
 		}
 		fallthrough
 	case state == klp.Absent:
-		if err := s.insert(ctx, c, steps); err != nil {
-			return false, false, err
-		}
-		inserted = true
+		outcome, err = loaderv1.Outcome_OUTCOME_APPLIED, s.insert(ctx, c, steps)
 	}
-	state, err = s.follow(ctx, name, wait)
+	if err == nil {
+		state, err = s.follow(ctx, name, wait)
+	}
 	if err != nil || state.InTransition() {
-		return inserted, false, err
+		return loaderv1.Outcome_OUTCOME_TRANSITION_PENDING, err
 	}
 	steps.done("transition")
-	return inserted, true, s.record(name, state)
+	return outcome, s.record(name, state)
 }
 
 // insert puts a cleared module into the kernel. The journal has it before the
@@ -309,7 +299,7 @@ func (s *Server) Reapply(ctx context.Context) error {
 	if err == nil {
 		// A transition that outlasts the wait ends by itself, and the next run
 		// of the loader settles it.
-		_, _, err = s.bringIn(ctx, cleared, defaultWait, newSteps())
+		_, err = s.bringIn(ctx, cleared, defaultWait, newSteps())
 	}
 	if err != nil {
 		return fmt.Errorf("cannot apply %q again: %w", newest.Name, err)

@@ -5,8 +5,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/grpc/stats"
-
 	"livepatch/loader/internal/server"
 )
 
@@ -14,14 +12,13 @@ func TestIdleLeavesAfterTheLastRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var left time.Duration
-		idle := server.NewIdle(30*time.Second, func() { left = time.Since(start) })
+		begin := server.NewIdle(30*time.Second, func() { left = time.Since(start) })
 		time.Sleep(20 * time.Second)
-		idle.HandleRPC(t.Context(), &stats.Begin{}) // at 20 s
-		idle.HandleRPC(t.Context(), &stats.Begin{})
+		first, second := begin(), begin() // at 20 s
 		time.Sleep(time.Minute)
-		idle.HandleRPC(t.Context(), &stats.End{}) // at 80 s
+		first() // at 80 s
 		time.Sleep(time.Minute)
-		idle.HandleRPC(t.Context(), &stats.End{}) // at 140 s
+		second() // at 140 s
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if want := 170 * time.Second; left != want {

@@ -120,7 +120,7 @@ func receive(recv func() (*loaderv1.ApplyRequest, error), image io.Writer) (*loa
 	first, err := recv()
 	opening := first.GetOpening()
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, io.EOF):
 		return nil, err
 	case opening == nil:
 		return nil, fmt.Errorf("%w: it does not begin with an opening", patch.ErrInvalid)
