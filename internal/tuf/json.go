@@ -2,10 +2,12 @@ package tuf
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -20,18 +22,22 @@ const maxDepth = 16
 // maxInt is the largest integer that every JSON library reads alike.
 const maxInt = 1<<53 - 1
 
+// An object is a JSON object.
+type object map[string]any
+
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", patch.ErrMalformed, fmt.Sprintf(format, args...))
 }
 
-// parse reads strict JSON: UTF-8 without replacement characters, no duplicate
-// keys, integers only, bounded depth, nothing after the value. Two parsers that
-// see different values in one signed file are how signatures get bypassed, so
-// what could be read in two ways is refused.
+// parse reads strict JSON: UTF-8 without replacement characters, no key twice
+// (nor in another case: encoding/json takes "Signed" for "signed"), integers
+// only, bounded depth, nothing after the value. Two parsers that see different
+// values in one signed file are how signatures get bypassed, so what could be
+// read in two ways is refused.
 //
 // It returns nil, bool, int64, string, []any or object.
 func parse(b []byte) (any, error) {
-	// The decoder below would turn bad UTF-8 and lone surrogates into U+FFFD.
+	// The decoder would turn bad UTF-8 and lone surrogates into U+FFFD.
 	if !utf8.Valid(b) {
 		return nil, malformed("not UTF-8")
 	}
@@ -48,19 +54,17 @@ func parse(b []byte) (any, error) {
 }
 
 func parseValue(dec *json.Decoder, depth int) (any, error) {
-	if depth > maxDepth {
-		return nil, malformed("nested deeper than %d", maxDepth)
-	}
 	tok, err := dec.Token()
-	if err != nil {
-		return nil, malformed("%v", err)
+	if err != nil || depth > maxDepth {
+		return nil, malformed("not JSON, or nested deeper than %d: %v", maxDepth, err)
 	}
 	switch t := tok.(type) {
 	case json.Delim:
-		if t == '{' {
-			return parseObject(dec, depth)
+		v, err := parseInside(dec, t, depth+1)
+		if _, end := dec.Token(); err == nil && end != nil { // the closing bracket
+			return nil, malformed("%v", end)
 		}
-		return parseArray(dec, depth)
+		return v, err
 	case json.Number:
 		n, err := t.Int64()
 		if err != nil || n > maxInt || n < -maxInt || t == "-0" {
@@ -68,61 +72,42 @@ func parseValue(dec *json.Decoder, depth int) (any, error) {
 		}
 		return n, nil
 	case string:
-		return t, checkString(t)
-	default: // bool and nil
-		return t, nil
+		if strings.ContainsRune(t, utf8.RuneError) {
+			return nil, malformed("string holds a replacement character")
+		}
 	}
+	return tok, nil
 }
 
-func checkString(s string) error {
-	if strings.ContainsRune(s, utf8.RuneError) {
-		return malformed("string holds a replacement character")
-	}
-	return nil
-}
-
-func parseObject(dec *json.Decoder, depth int) (object, error) {
-	obj := object{}
+// parseInside reads what stands between brackets.
+func parseInside(dec *json.Decoder, bracket json.Delim, depth int) (any, error) {
+	list, obj, seen := []any{}, object{}, map[string]bool{}
 	for dec.More() {
-		tok, err := dec.Token()
+		v, err := parseValue(dec, depth)
 		if err != nil {
-			return nil, malformed("%v", err)
-		}
-		key, ok := tok.(string)
-		if !ok {
-			return nil, malformed("key is not a string")
-		}
-		if err := checkString(key); err != nil {
 			return nil, err
 		}
-		if _, dup := obj[key]; dup {
+		if bracket == '[' {
+			list = append(list, v)
+			continue
+		}
+		key, ok := v.(string) // the decoder takes nothing else for a key
+		folded := strings.ToUpper(strings.ToLower(key))
+		if seen[folded] || !ok {
 			return nil, malformed("key %q stands twice", key)
 		}
-		if obj[key], err = parseValue(dec, depth+1); err != nil {
+		seen[folded] = true
+		if obj[key], err = parseValue(dec, depth); err != nil {
 			return nil, err
 		}
 	}
-	_, err := dec.Token() // the closing brace
-	if err != nil {
-		return nil, malformed("%v", err)
+	if bracket == '[' {
+		return list, nil
 	}
 	return obj, nil
 }
 
-func parseArray(dec *json.Decoder, depth int) ([]any, error) {
-	list := []any{}
-	for dec.More() {
-		v, err := parseValue(dec, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, malformed("%v", err)
-	}
-	return list, nil
-}
+var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // canonical appends the OLPC canonical form of v, which is what TUF signs: keys
 // in byte order, no white space, only quote and backslash escaped.
@@ -130,17 +115,8 @@ func canonical(out []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
 		return append(out, "null"...)
-	case bool, int64:
-		return fmt.Append(out, v)
 	case string:
-		out = append(out, '"')
-		for i := range len(v) {
-			if v[i] == '"' || v[i] == '\\' {
-				out = append(out, '\\')
-			}
-			out = append(out, v[i])
-		}
-		return append(out, '"')
+		return append(append(append(out, '"'), escaper.Replace(v)...), '"')
 	case []any:
 		out = append(out, '[')
 		for i, e := range v {
@@ -152,82 +128,80 @@ func canonical(out []byte, v any) []byte {
 		return append(out, ']')
 	case object:
 		out = append(out, '{')
-		for i, k := range v.keys() {
+		for i, k := range slices.Sorted(maps.Keys(v)) {
 			if i > 0 {
 				out = append(out, ',')
 			}
-			out = canonical(out, k)
-			out = append(out, ':')
-			out = canonical(out, v[k])
+			out = canonical(append(canonical(out, k), ':'), v[k])
 		}
 		return append(out, '}')
+	default: // bool and int64
+		return fmt.Append(out, v)
 	}
-	panic(fmt.Sprintf("parse returned a %T", v))
 }
 
-// An object is a JSON object. Its getters name the field in their errors.
-type object map[string]any
+// A reader takes objects apart. Its first failure stays: what it returns after
+// that is worth nothing, so err is looked at once, before anything is used.
+type reader struct{ err error }
 
-// keys returns the keys in byte order.
-func (o object) keys() []string {
-	keys := make([]string, 0, len(o))
-	for k := range o {
-		keys = append(keys, k)
+func (r *reader) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = malformed(format, args...)
 	}
-	slices.Sort(keys)
-	return keys
 }
 
-// get returns a field of type T. Keys that differ from the field only in case
-// are refused: encoding/json would take them for the field.
-func get[T any](o object, field string) (T, error) {
-	v, ok := o[field].(T)
+// field returns a field of type T.
+func field[T any](r *reader, o object, name string) T {
+	v, ok := o[name].(T)
 	if !ok {
-		return v, malformed("%q is missing or of the wrong type", field)
+		r.fail("%q is missing or of the wrong type", name)
 	}
-	for k := range o {
-		if k != field && strings.EqualFold(k, field) {
-			return v, malformed("key %q looks like %q", k, field)
-		}
-	}
-	return v, nil
+	return v
 }
 
-// has tells whether the field, or one that looks like it, is there.
-func (o object) has(field string) bool {
+// has tells whether an optional field is there. A key that differs from it only
+// in case is a failure: encoding/json would take it for the field.
+func (r *reader) has(o object, name string) bool {
 	for k := range o {
-		if strings.EqualFold(k, field) {
-			return true
+		if k != name && strings.EqualFold(k, name) {
+			r.fail("key %q looks like %q", k, name)
 		}
 	}
-	return false
+	_, ok := o[name]
+	return ok
 }
 
 // positive returns an integer field that must be 1 or more.
-func (o object) positive(field string) (int64, error) {
-	n, err := get[int64](o, field)
-	if err == nil && n < 1 {
-		return 0, malformed("%q is %d, want 1 or more", field, n)
+func (r *reader) positive(o object, name string) int64 {
+	n := field[int64](r, o, name)
+	if n < 1 {
+		r.fail("%q is %d, want 1 or more", name, n)
 	}
-	return n, err
+	return n
 }
 
 // strings returns a field that is a list of distinct strings, at least one.
-func (o object) strings(field string) ([]string, error) {
-	list, err := get[[]any](o, field)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, v := range list {
+func (r *reader) strings(o object, name string) (out []string) {
+	for _, v := range field[[]any](r, o, name) {
 		s, ok := v.(string)
 		if !ok || slices.Contains(out, s) {
-			return nil, malformed("%q is not a list of distinct strings", field)
+			r.fail("%q is not a list of distinct strings", name)
 		}
 		out = append(out, s)
 	}
 	if len(out) == 0 {
-		return nil, malformed("%q is empty", field)
+		r.fail("%q is empty", name)
 	}
-	return out, nil
+	return out
+}
+
+// hex returns the bytes of a hexadecimal field. It has to be in lower case, as
+// go-tuf writes it when it computes what was signed.
+func (r *reader) hex(o object, name string) []byte {
+	s := field[string](r, o, name)
+	b, err := hex.DecodeString(s)
+	if err != nil || hex.EncodeToString(b) != s {
+		r.fail("%q is not lower-case hexadecimal", name)
+	}
+	return b
 }

@@ -1,14 +1,14 @@
 package tuf
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/sha512"
-	"crypto/subtle"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash"
 	"path"
 	"slices"
 	"strings"
@@ -25,106 +25,61 @@ const (
 	targetsRole   = "targets"
 )
 
-// An envelope is a metadata file whose signatures have not been looked at.
+var topLevel = []string{rootRole, timestampRole, snapshotRole, targetsRole}
+
+// An envelope is a metadata file whose signatures have not been looked at
+// (sections 4.2 and 4.3).
 type envelope struct {
+	raw        []byte
 	signed     object
 	payload    []byte            // canonical form of signed
 	signatures map[string][]byte // by key id
+	version    int64
+	expires    time.Time
 }
 
-// open reads an envelope and checks what every role has: type, specification
-// version, version and expiry (section 4.2 and 4.3).
-func open(b []byte, kind string, limit int) (*envelope, header, error) {
+// open reads what every role has.
+func open(b []byte, kind string, limit int) (*envelope, *reader, error) {
 	if len(b) > limit {
-		return nil, header{}, fmt.Errorf("%w: %d bytes, at most %d", patch.ErrTooLarge, len(b), limit)
+		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", patch.ErrTooLarge, len(b), limit)
 	}
 	v, err := parse(b)
 	if err != nil {
-		return nil, header{}, err
+		return nil, nil, err
 	}
-	o, ok := v.(object)
-	if !ok {
-		return nil, header{}, malformed("not an object")
-	}
-	env := &envelope{signatures: map[string][]byte{}}
-	if env.signed, err = get[object](o, "signed"); err != nil {
-		return nil, header{}, err
-	}
-	env.payload = canonical(nil, env.signed)
-	if err := env.readSignatures(o); err != nil {
-		return nil, header{}, err
-	}
-	h, err := readHeader(env.signed, kind)
-	return env, h, err
-}
-
-func (e *envelope) readSignatures(o object) error {
-	list, err := get[[]any](o, "signatures")
-	if err != nil {
-		return err
-	}
-	for _, v := range list {
-		s, ok := v.(object)
-		if !ok {
-			return malformed("signature is not an object")
-		}
-		id, err := get[string](s, "keyid")
-		if err != nil {
-			return err
-		}
-		sig, err := get[string](s, "sig")
-		if err != nil {
-			return err
-		}
+	r := &reader{}
+	o, _ := v.(object)
+	e := &envelope{raw: b, signed: field[object](r, o, "signed"), signatures: map[string][]byte{}}
+	e.payload = canonical(nil, e.signed)
+	for _, v := range field[[]any](r, o, "signatures") {
+		s, _ := v.(object)
+		id := field[string](r, s, "keyid")
 		if _, dup := e.signatures[id]; dup {
-			return malformed("two signatures of key %s", id)
+			r.fail("two signatures of key %s", id)
 		}
-		if e.signatures[id], err = hex.DecodeString(sig); err != nil {
-			return malformed("signature of key %s is not hexadecimal", id)
-		}
+		e.signatures[id] = r.hex(s, "sig")
 	}
-	return nil
-}
-
-// A header is what every role says of itself.
-type header struct {
-	version int64
-	expires time.Time
-}
-
-func readHeader(signed object, kind string) (h header, err error) {
-	typ, err := get[string](signed, "_type")
-	if err != nil {
-		return h, err
+	if typ := field[string](r, e.signed, "_type"); typ != kind {
+		r.fail("is a %q, want a %q", typ, kind)
 	}
-	if typ != kind {
-		return h, malformed("is a %q, want a %q", typ, kind)
+	if spec := field[string](r, e.signed, "spec_version"); !strings.HasPrefix(spec, "1.") {
+		r.fail("specification version is %q, want 1", spec)
 	}
-	spec, err := get[string](signed, "spec_version")
-	if err != nil {
-		return h, err
+	e.version = r.positive(e.signed, "version")
+	// Parse would also take a fraction of a second and an hour of one digit.
+	const layout = "2006-01-02T15:04:05Z"
+	expires := field[string](r, e.signed, "expires")
+	if e.expires, err = time.Parse(layout, expires); err != nil || e.expires.Format(layout) != expires {
+		r.fail("expiry is %q, want YYYY-MM-DDTHH:MM:SSZ", expires)
 	}
-	if !strings.HasPrefix(spec, "1.") {
-		return h, malformed("specification version is %q, want 1", spec)
-	}
-	if h.version, err = signed.positive("version"); err != nil {
-		return h, err
-	}
-	exp, err := get[string](signed, "expires")
-	if err != nil {
-		return h, err
-	}
-	if h.expires, err = time.Parse("2006-01-02T15:04:05Z", exp); err != nil {
-		return h, malformed("expiry is %q, want YYYY-MM-DDTHH:MM:SSZ", exp)
-	}
-	return h, nil
+	return e, r, r.err
 }
 
 // fresh returns an error matching [patch.ErrExpired] if the role is no longer
 // valid at now.
-func (h header) fresh(name string, now time.Time) error {
-	if !now.Before(h.expires) {
-		return fmt.Errorf("%w: %s was valid until %s", patch.ErrExpired, name, h.expires.Format(time.RFC3339))
+func (e *envelope) fresh(name string, now time.Time) error {
+	if !now.Before(e.expires) {
+		return fmt.Errorf("%w: %s was valid until %s", patch.ErrExpired, name, e.expires.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -135,60 +90,43 @@ type signers struct {
 	threshold int64
 }
 
-// readSigners reads a ROLE object together with the keys that it names.
-func readSigners(role, keys object) (signers, error) {
-	s := signers{keys: map[string]ed25519.PublicKey{}}
-	var err error
-	if s.threshold, err = role.positive("threshold"); err != nil {
-		return s, err
-	}
-	ids, err := role.strings("keyids")
-	if err != nil {
-		return s, err
-	}
-	for _, id := range ids {
-		key, err := get[object](keys, id)
-		if err != nil {
-			return s, err
-		}
-		if s.keys[id], err = readKey(key); err != nil {
-			return s, fmt.Errorf("key %s: %w", id, err)
+// signers reads a ROLE object and picks the keys that it names.
+func (r *reader) signers(role object, keys map[string]ed25519.PublicKey) signers {
+	s := signers{keys: map[string]ed25519.PublicKey{}, threshold: r.positive(role, "threshold")}
+	for _, id := range r.strings(role, "keyids") {
+		if s.keys[id] = keys[id]; s.keys[id] == nil {
+			r.fail("key %s is missing", id)
 		}
 	}
-	return s, nil
+	return s
 }
 
-func readKey(o object) (ed25519.PublicKey, error) {
-	for _, field := range []string{"keytype", "scheme"} {
-		if s, err := get[string](o, field); err != nil || s != "ed25519" {
-			return nil, malformed("%s is not ed25519", field)
+// keys reads all keys of o, whether or not a role names them.
+func (r *reader) keys(o object) map[string]ed25519.PublicKey {
+	all, keys := field[object](r, o, "keys"), map[string]ed25519.PublicKey{}
+	for id := range all {
+		key := field[object](r, all, id)
+		if field[string](r, key, "keytype") != "ed25519" || field[string](r, key, "scheme") != "ed25519" {
+			r.fail("key %s is not an ed25519 key", id)
+		}
+		val := field[object](r, key, "keyval")
+		if keys[id] = r.hex(val, "public"); len(keys[id]) != ed25519.PublicKeySize {
+			r.fail("key %s has not %d bytes", id, ed25519.PublicKeySize)
 		}
 	}
-	val, err := get[object](o, "keyval")
-	if err != nil {
-		return nil, err
-	}
-	public, err := get[string](val, "public")
-	if err != nil {
-		return nil, err
-	}
-	key, err := hex.DecodeString(public)
-	if err != nil || len(key) != ed25519.PublicKeySize {
-		return nil, malformed("public key is not %d bytes of hexadecimal", ed25519.PublicKeySize)
-	}
-	return key, nil
+	return keys
 }
 
-// verify returns nil if a threshold of distinct public keys signed env. Key ids
+// verify returns nil if a threshold of distinct public keys signed e. Key ids
 // do not count: two ids can name one key.
-func (s signers) verify(name string, env *envelope) error {
+func (s signers) verify(name string, e *envelope) error {
 	valid := map[string]bool{}
 	for id, key := range s.keys {
-		if ed25519.Verify(key, env.payload, env.signatures[id]) {
+		if ed25519.Verify(key, e.payload, e.signatures[id]) {
 			valid[string(key)] = true
 		}
 	}
-	if int64(len(valid)) < s.threshold {
+	if s.threshold < 1 || int64(len(valid)) < s.threshold {
 		return fmt.Errorf("%w: %s has %d valid signatures, needs %d", patch.ErrUntrusted, name, len(valid), s.threshold)
 	}
 	return nil
@@ -196,46 +134,31 @@ func (s signers) verify(name string, env *envelope) error {
 
 // A root is trusted or about to be (section 4.3).
 type root struct {
-	header
-	raw        []byte
+	*envelope
 	consistent bool
 	roles      map[string]signers
 }
 
-func readRoot(b []byte) (*root, *envelope, error) {
-	env, h, err := open(b, rootRole, patch.MaxRoot)
+func readRoot(b []byte) (*root, error) {
+	e, r, err := open(b, rootRole, patch.MaxRoot)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	r := &root{header: h, raw: b, roles: map[string]signers{}}
-	if r.consistent, err = get[bool](env.signed, "consistent_snapshot"); err != nil {
-		return nil, nil, err
+	next := &root{e, field[bool](r, e.signed, "consistent_snapshot"), map[string]signers{}}
+	keys, roles := r.keys(e.signed), field[object](r, e.signed, "roles")
+	if len(roles) != len(topLevel) {
+		r.fail("root has %d roles, want %d", len(roles), len(topLevel))
 	}
-	keys, err := get[object](env.signed, "keys")
-	if err != nil {
-		return nil, nil, err
+	for _, name := range topLevel {
+		next.roles[name] = r.signers(field[object](r, roles, name), keys)
 	}
-	roles, err := get[object](env.signed, "roles")
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, name := range []string{rootRole, timestampRole, snapshotRole, targetsRole} {
-		role, err := get[object](roles, name)
-		if err != nil {
-			return nil, nil, err
-		}
-		if r.roles[name], err = readSigners(role, keys); err != nil {
-			return nil, nil, fmt.Errorf("role %s: %w", name, err)
-		}
-	}
-	return r, env, nil
+	return next, r.err
 }
 
 // A listing is what timestamp and snapshot say of other metadata files
 // (sections 4.4 and 4.5).
 type listing struct {
-	header
-	raw  []byte
+	*envelope
 	meta map[string]meta // by file name, "snapshot.json"
 }
 
@@ -246,41 +169,24 @@ type meta struct {
 	hashes  hashes
 }
 
-func readListing(b []byte, kind string, limit int) (*listing, *envelope, error) {
-	env, h, err := open(b, kind, limit)
+func readListing(b []byte, kind string, limit int) (*listing, error) {
+	e, r, err := open(b, kind, limit)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	l := &listing{header: h, raw: b, meta: map[string]meta{}}
-	all, err := get[object](env.signed, "meta")
-	if err != nil {
-		return nil, nil, err
-	}
-	for name, v := range all {
-		o, ok := v.(object)
-		if !ok {
-			return nil, nil, malformed("entry %q is not an object", name)
+	l := &listing{e, map[string]meta{}}
+	for name, v := range field[object](r, e.signed, "meta") {
+		o, _ := v.(object)
+		m := meta{version: r.positive(o, "version")}
+		if r.has(o, "length") {
+			m.length = r.positive(o, "length")
 		}
-		if l.meta[name], err = readMeta(o); err != nil {
-			return nil, nil, fmt.Errorf("entry %q: %w", name, err)
+		if r.has(o, "hashes") {
+			m.hashes = r.hashes(o)
 		}
+		l.meta[name] = m
 	}
-	return l, env, nil
-}
-
-func readMeta(o object) (m meta, err error) {
-	if m.version, err = o.positive("version"); err != nil {
-		return m, err
-	}
-	if o.has("length") {
-		if m.length, err = o.positive("length"); err != nil {
-			return m, err
-		}
-	}
-	if o.has("hashes") {
-		m.hashes, err = readHashes(o)
-	}
-	return m, err
+	return l, r.err
 }
 
 // check returns an error matching [patch.ErrTampered] if b is not the file that
@@ -295,52 +201,38 @@ func (m meta) check(name string, b []byte) error {
 // hashes maps the name of an algorithm to a hash.
 type hashes map[string][]byte
 
-func readHashes(o object) (hashes, error) {
-	all, err := get[object](o, "hashes")
-	if err != nil {
-		return nil, err
-	}
-	if len(all) == 0 {
-		return nil, malformed(`"hashes" is empty`)
-	}
+func (r *reader) hashes(o object) hashes {
 	h := hashes{}
-	for name := range all {
-		s, err := get[string](all, name)
-		if err != nil {
-			return nil, err
-		}
-		size := map[string]int{"sha256": sha256.Size, "sha512": sha512.Size}[name]
-		if h[name], err = hex.DecodeString(s); err != nil || size == 0 || len(h[name]) != size {
-			return nil, malformed("hash %q is not a known one", name)
+	for name := range field[object](r, o, "hashes") {
+		h[name] = r.hex(field[object](r, o, "hashes"), name)
+		if size := map[string]int{"sha256": sha256.Size, "sha512": sha512.Size}[name]; size == 0 || len(h[name]) != size {
+			r.fail("hash %q is not a known one", name)
 		}
 	}
-	return h, nil
+	if len(h) == 0 {
+		r.fail(`"hashes" is empty`)
+	}
+	return h
 }
 
 // match tells whether b has every one of the hashes.
 func (h hashes) match(b []byte) bool {
-	ok := true
 	for name, want := range h {
-		var got []byte
-		switch name {
-		case "sha256":
-			sum := sha256.Sum256(b)
-			got = sum[:]
-		case "sha512":
-			sum := sha512.Sum512(b)
-			got = sum[:]
+		hash := map[string]hash.Hash{"sha256": sha256.New(), "sha512": sha512.New()}[name]
+		hash.Write(b)
+		if !bytes.Equal(hash.Sum(nil), want) {
+			return false
 		}
-		ok = ok && subtle.ConstantTimeCompare(got, want) == 1
 	}
-	return ok
+	return true
 }
 
 // A targets is the metadata of the top-level targets role or of a role below it
 // (section 4.6).
 type targets struct {
-	header
+	*envelope
 	parent      string
-	targets     object
+	targets     map[string]*Target // by path
 	delegations []delegation
 	succinct    *succinct
 }
@@ -360,102 +252,59 @@ type succinct struct {
 	prefix string
 }
 
-func readTargets(b []byte) (*targets, *envelope, error) {
-	env, h, err := open(b, targetsRole, patch.MaxRole)
+func readTargets(b []byte) (*targets, error) {
+	e, r, err := open(b, targetsRole, patch.MaxRole)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	t := &targets{header: h}
-	if t.targets, err = get[object](env.signed, "targets"); err != nil {
-		return nil, nil, err
+	t := &targets{envelope: e, targets: map[string]*Target{}}
+	for path, v := range field[object](r, e.signed, "targets") {
+		o, _ := v.(object)
+		t.targets[path] = r.target(path, o)
 	}
-	if !env.signed.has("delegations") {
-		return t, env, nil
+	if r.has(e.signed, "delegations") {
+		r.delegations(t, field[object](r, e.signed, "delegations"))
 	}
-	del, err := get[object](env.signed, "delegations")
-	if err != nil {
-		return nil, nil, err
-	}
-	return t, env, t.readDelegations(del)
+	return t, r.err
 }
 
-func (t *targets) readDelegations(del object) error {
-	keys, err := get[object](del, "keys")
-	if err != nil {
-		return err
-	}
-	if del.has("roles") == del.has("succinct_roles") {
-		return malformed("delegations need either roles or succinct_roles")
-	}
-	if del.has("succinct_roles") {
-		t.succinct, err = readSuccinct(del, keys)
-		return err
-	}
-	list, err := get[[]any](del, "roles")
-	if err != nil || len(list) == 0 {
-		return malformed("delegations have no roles")
-	}
-	seen := map[string]bool{rootRole: true, timestampRole: true, snapshotRole: true, targetsRole: true}
-	for _, v := range list {
-		o, ok := v.(object)
-		if !ok {
-			return malformed("delegated role is not an object")
+func (r *reader) delegations(t *targets, del object) {
+	keys := r.keys(del)
+	if r.has(del, "succinct_roles") {
+		o := field[object](r, del, "succinct_roles")
+		t.succinct = &succinct{r.signers(o, keys), r.positive(o, "bit_length"), r.role(o, "name_prefix")}
+		if t.succinct.bits > 32 {
+			r.fail("bit_length is %d, want at most 32", t.succinct.bits)
 		}
-		d, err := readDelegation(o, keys)
-		if err != nil {
-			return err
+		if r.has(del, "roles") {
+			r.fail("delegations have both roles and succinct_roles")
 		}
-		if seen[d.name] {
-			return malformed("role %q cannot be delegated twice", d.name)
+		return
+	}
+	seen := slices.Clone(topLevel)
+	for _, v := range field[[]any](r, del, "roles") {
+		o, _ := v.(object)
+		d := delegation{r.signers(o, keys), r.role(o, "name"), r.strings(o, "paths"), field[bool](r, o, "terminating")}
+		// Delegation by path_hash_prefixes is read differently by the field's
+		// clients; succinct_roles do its work.
+		if r.has(o, "path_hash_prefixes") || slices.Contains(seen, d.name) {
+			r.fail("role %q has path_hash_prefixes or is delegated twice", d.name)
 		}
-		seen[d.name] = true
+		seen = append(seen, d.name)
 		t.delegations = append(t.delegations, d)
 	}
-	return nil
+	if len(t.delegations) == 0 {
+		r.fail("delegations have no roles")
+	}
 }
 
-func readDelegation(o, keys object) (d delegation, err error) {
-	if d.name, err = get[string](o, "name"); err != nil {
-		return d, err
+// role returns a field that names a role or the beginning of such names.
+func (r *reader) role(o object, name string) string {
+	s := field[string](r, o, name)
+	if patch.CheckWord("a role", s) != nil {
+		r.fail("%q cannot be the name of a role", s)
 	}
-	if err = patch.CheckWord("a role", d.name); err != nil {
-		return d, malformed("%v", err)
-	}
-	// Delegation by path_hash_prefixes is read differently by the field's
-	// clients; succinct_roles do its work.
-	if o.has("path_hash_prefixes") {
-		return d, malformed("role %q has path_hash_prefixes", d.name)
-	}
-	if d.paths, err = o.strings("paths"); err != nil {
-		return d, err
-	}
-	if d.terminating, err = get[bool](o, "terminating"); err != nil {
-		return d, err
-	}
-	d.signers, err = readSigners(o, keys)
-	return d, err
-}
-
-func readSuccinct(del, keys object) (*succinct, error) {
-	o, err := get[object](del, "succinct_roles")
-	if err != nil {
-		return nil, err
-	}
-	s := &succinct{}
-	if s.bits, err = o.positive("bit_length"); err != nil {
-		return nil, err
-	}
-	if s.bits > 32 {
-		return nil, malformed("bit_length is %d, want at most 32", s.bits)
-	}
-	if s.prefix, err = get[string](o, "name_prefix"); err != nil {
-		return nil, err
-	}
-	if err := patch.CheckWord("a role", s.prefix); err != nil {
-		return nil, malformed("%v", err)
-	}
-	s.signers, err = readSigners(o, keys)
-	return s, err
+	return s
 }
 
 // bin returns the name of the bin that is responsible for a path: the leftmost
@@ -463,12 +312,10 @@ func readSuccinct(del, keys object) (*succinct, error) {
 func (s *succinct) bin(target string) string {
 	sum := sha256.Sum256([]byte(target))
 	n := binary.BigEndian.Uint32(sum[:4]) >> (32 - s.bits)
-	digits := (s.bits + 3) / 4
-	return fmt.Sprintf("%s-%0*x", s.prefix, digits, n)
+	return fmt.Sprintf("%s-%0*x", s.prefix, (s.bits+3)/4, n)
 }
 
-// covers tells whether the delegation is responsible for a path. A pattern and
-// a path have as many parts as each other, and "*" does not cross a "/".
+// covers tells whether the delegation is responsible for a path.
 func (d delegation) covers(target string) bool {
 	return slices.ContainsFunc(d.paths, func(pattern string) bool {
 		return matches(strings.Split(pattern, "/"), strings.Split(target, "/"))
@@ -508,41 +355,22 @@ func (t *Target) SHA256() (patch.Digest, error) {
 
 // Check returns an error matching [patch.ErrTampered] if b is not the target.
 func (t *Target) Check(b []byte) error {
-	if t.Length != int64(len(b)) || !t.hashes.match(b) {
+	if t.Length != int64(len(b)) {
 		return fmt.Errorf("%w: %s", patch.ErrTampered, t.Path)
 	}
-	return nil
+	return meta{hashes: t.hashes}.check(t.Path, b)
 }
 
-// find returns the entry for a path, or nil.
-func (t *targets) find(target string) (*Target, error) {
-	v, ok := t.targets[target]
-	if !ok {
-		return nil, nil
+func (r *reader) target(path string, o object) *Target {
+	t := &Target{Path: path, Length: field[int64](r, o, "length"), hashes: r.hashes(o)}
+	if t.Length < 0 {
+		r.fail("target %q is shorter than nothing", path)
 	}
-	o, ok := v.(object)
-	if !ok {
-		return nil, malformed("target %q is not an object", target)
-	}
-	found := &Target{Path: target}
-	var err error
-	if found.Length, err = get[int64](o, "length"); err != nil {
-		return nil, err
-	}
-	if found.Length < 0 {
-		return nil, malformed("target %q is shorter than nothing", target)
-	}
-	if found.hashes, err = readHashes(o); err != nil {
-		return nil, err
-	}
-	if o.has("custom") {
-		custom, err := get[object](o, "custom")
-		if err != nil {
-			return nil, err
-		}
-		if found.Custom, err = json.Marshal(custom); err != nil {
-			return nil, malformed("custom block: %v", err)
+	if r.has(o, "custom") {
+		var err error
+		if t.Custom, err = json.Marshal(field[object](r, o, "custom")); err != nil {
+			r.fail("custom block: %v", err)
 		}
 	}
-	return found, nil
+	return t
 }

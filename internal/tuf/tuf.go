@@ -13,6 +13,7 @@
 package tuf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -20,8 +21,10 @@ import (
 	"livepatch/internal/patch"
 )
 
-// maxRoles bounds the walk through delegations (section 5.6.7.1).
-const maxRoles = 32
+const (
+	maxRoots = 256 // taken in one update (section 5.3.3)
+	maxRoles = 32  // visited in one walk through delegations (section 5.6.7.1)
+)
 
 // Stored is what a client keeps between updates. All of it was trusted once;
 // Timestamp and Snapshot are nil before the first update.
@@ -40,6 +43,7 @@ type Stored struct {
 type Set struct {
 	now       time.Time // fixed for the whole update (section 5.1)
 	stored    Stored
+	first     int64 // version of the root that the update began with
 	root      *root
 	timestamp *listing // of this update
 	snapshot  *listing
@@ -49,14 +53,14 @@ type Set struct {
 // New begins an update at the time now from what the client has stored. The
 // stored root is trusted as it is; it may have expired (section 5.2).
 func New(stored Stored, now time.Time) (*Set, error) {
-	r, env, err := readRoot(stored.Root)
+	r, err := readRoot(stored.Root)
 	if err == nil {
-		err = r.roles[rootRole].verify(rootRole, env)
+		err = r.roles[rootRole].verify(rootRole, r.envelope)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot use trusted root: %w", err)
 	}
-	return &Set{now: now, stored: stored, root: r, roles: map[string]*targets{}}, nil
+	return &Set{now: now, stored: stored, first: r.version, root: r, roles: map[string]*targets{}}, nil
 }
 
 // Stored returns what the client has to keep.
@@ -74,7 +78,10 @@ func (s *Set) Root(b []byte) error {
 	if s.timestamp != nil {
 		return errors.New("cannot update root after timestamp")
 	}
-	next, env, err := readRoot(b)
+	next, err := readRoot(b)
+	if err == nil && next.version > s.first+maxRoots {
+		err = malformed("more than %d new roots", maxRoots)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot use root: %w", err)
 	}
@@ -86,7 +93,7 @@ func (s *Set) Root(b []byte) error {
 		return fmt.Errorf("cannot use root: %w: version is %d, want %d", err, next.version, s.root.version+1)
 	}
 	for _, r := range []*root{s.root, next} {
-		if err := r.roles[rootRole].verify(rootRole, env); err != nil {
+		if err := r.roles[rootRole].verify(rootRole, next.envelope); err != nil {
 			return fmt.Errorf("cannot use root %d: %w", next.version, err)
 		}
 	}
@@ -132,14 +139,14 @@ func (s *Set) Timestamp(b []byte) error {
 }
 
 func (s *Set) readTimestamp(b []byte) (*listing, error) {
-	l, env, err := readListing(b, timestampRole, patch.MaxTimestamp)
+	l, err := readListing(b, timestampRole, patch.MaxTimestamp)
 	if err != nil {
 		return nil, err
 	}
 	if _, ok := l.meta["snapshot.json"]; !ok || len(l.meta) != 1 {
 		return nil, malformed("does not list snapshot.json alone")
 	}
-	return l, s.root.roles[timestampRole].verify(timestampRole, env)
+	return l, s.root.roles[timestampRole].verify(timestampRole, l.envelope)
 }
 
 // SnapshotVersion returns the version of the snapshot that Timestamp announced.
@@ -158,9 +165,6 @@ func (s *Set) Snapshot(b []byte) error {
 	if len(s.roles) != 0 {
 		return errors.New("cannot update snapshot after targets")
 	}
-	if len(b) > patch.MaxSnapshot {
-		return fmt.Errorf("cannot use snapshot: %w", patch.ErrTooLarge)
-	}
 	want := s.timestamp.meta["snapshot.json"]
 	if err := want.check("snapshot.json", b); err != nil {
 		return fmt.Errorf("cannot use snapshot: %w", err)
@@ -173,6 +177,10 @@ func (s *Set) Snapshot(b []byte) error {
 		return fmt.Errorf("cannot use snapshot: %w: version is %d, timestamp says %d", patch.ErrTampered, next.version, want.version)
 	}
 	if old, err := s.readSnapshot(s.stored.Snapshot); err == nil {
+		// As with timestamps, two files of one version are one file.
+		if next.version == old.version && !bytes.Equal(next.payload, old.payload) {
+			return fmt.Errorf("cannot use snapshot: %w: version %d was another file", patch.ErrTampered, next.version)
+		}
 		for name, was := range old.meta {
 			// An entry that is gone counts as version 0: leaving it out must
 			// not be a way to bring an older file back (section 5.5.5).
@@ -190,11 +198,11 @@ func (s *Set) Snapshot(b []byte) error {
 }
 
 func (s *Set) readSnapshot(b []byte) (*listing, error) {
-	l, env, err := readListing(b, snapshotRole, patch.MaxSnapshot)
+	l, err := readListing(b, snapshotRole, patch.MaxSnapshot)
 	if err != nil {
 		return nil, err
 	}
-	return l, s.root.roles[snapshotRole].verify(snapshotRole, env)
+	return l, s.root.roles[snapshotRole].verify(snapshotRole, l.envelope)
 }
 
 func rollback(name string, is, was int64) error {
@@ -240,9 +248,8 @@ func (s *Set) find(target string, load Loader) (*Target, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, err := role.find(target)
-		if found != nil || err != nil {
-			return found, err
+		if found := role.targets[target]; found != nil {
+			return found, nil
 		}
 		children, terminating := role.children(v.role, target)
 		if terminating {
@@ -304,17 +311,14 @@ func (s *Set) targets(v visit, load Loader) (*targets, error) {
 }
 
 func verifyTargets(b []byte, v visit, want meta) (*targets, error) {
-	if len(b) > patch.MaxRole {
-		return nil, patch.ErrTooLarge
-	}
 	if err := want.check(v.role+".json", b); err != nil {
 		return nil, err
 	}
-	t, env, err := readTargets(b)
+	t, err := readTargets(b)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.signers.verify(v.role, env); err != nil {
+	if err := v.signers.verify(v.role, t.envelope); err != nil {
 		return nil, err
 	}
 	if t.version != want.version {

@@ -1,0 +1,123 @@
+# Everything that is done with this tree has a verb here; plain "make" lists them.
+# A line that would be long is a script in scripts/.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory --no-builtin-rules
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# Nothing is taken from the environment that would change what is built.
+export GOFLAGS     := -buildvcs=false
+export GOWORK      := off
+export CGO_ENABLED := 0
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The date of the commit, not of the build: two builds of one commit are alike.
+DATE     := $(shell git log -1 --format=%ct 2>/dev/null)
+LDFLAGS  := -s -w -X livepatch/internal/version.version=$(VERSION) -X livepatch/internal/version.date=$(DATE)
+PROGRAMS := $(addprefix ./,$(wildcard agent/cmd/* loader/cmd/* server/cmd/* publisher/cmd/*))
+PACKAGES := ./...
+
+# Tools are built once for each version of them and of Go.
+GOVERSION := $(shell go env GOVERSION 2>/dev/null)
+GENERATE  := .cache/tools/generate-$(shell cat tools/go.sum | sha256sum | cut -c1-12)-$(GOVERSION)
+LINT      := .cache/tools/lint-$(shell cat tools/lint/go.sum | sha256sum | cut -c1-12)-$(GOVERSION)
+GOTEST    := build/gotest
+
+# ---- verbs ----
+
+.PHONY: help
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what the tests need (Debian; root or sudo; quick when nothing is missing)
+	@scripts/setup.sh
+
+.PHONY: build
+build: ## Build the programs into build/bin: static, stamped with the version
+	@mkdir -p build/bin
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/ $(PROGRAMS)
+
+.PHONY: demo
+demo: setup build ## From nothing to a patched kernel in a virtual machine, and back
+	@go run ./tests/vm/demo
+
+.PHONY: check
+check: setup check-static build check-unit check-integration check-vm ## Everything that CI runs
+
+.PHONY: check-fast
+check-fast: check-static build check-unit ## The part of check that needs no virtual machine and no built programs
+
+.PHONY: check-static
+check-static: fmt-check vet lint generate-check modules-check ## Format, vet, lint, generated code, modules
+
+.PHONY: check-unit
+check-unit: $(GOTEST) ## Unit tests with the race detector, and the seeds of the fuzz tests
+	@CGO_ENABLED=1 $(GOTEST) -race -timeout 15m $(PACKAGES)
+
+.PHONY: check-integration
+check-integration: build $(GOTEST) ## The real programs on a kernel made of files
+	@$(GOTEST) -tags integration -count=1 -timeout 20m ./tests/integration/... ./tests/house/...
+
+.PHONY: check-vm
+check-vm: build $(GOTEST) ## The real programs on a real kernel, under QEMU
+	@$(GOTEST) -tags vm -count=1 -timeout 60m ./tests/vm/...
+
+.PHONY: bench
+bench: build ## Measure speed and size beside their peers; raw numbers in build/bench.json
+	@scripts/setup.sh bench
+	@go run ./tests/bench
+
+.PHONY: fuzz
+TIME ?= 1m
+fuzz: ## Run every fuzz test for TIME (default 1m): make fuzz TIME=10m
+	@scripts/fuzz.sh $(TIME)
+
+.PHONY: fmt
+fmt: $(LINT)/golangci-lint ## Format the code
+	@$(LINT)/golangci-lint fmt
+
+.PHONY: lint
+lint: $(LINT)/golangci-lint ## Run the linters of .golangci.yml
+	@$(LINT)/golangci-lint run --allow-parallel-runners $(PACKAGES)
+
+.PHONY: generate
+generate: $(GENERATE)/buf ## Generate code from proto/
+	@cd proto && PATH="$(CURDIR)/$(GENERATE):$$PATH" buf generate
+
+.PHONY: clean
+clean: ## Remove what was built; .cache stays (remove it by hand to fetch all anew)
+	@rm -rf build
+
+# ---- parts of check ----
+
+.PHONY: fmt-check vet generate-check modules-check
+fmt-check: $(LINT)/golangci-lint
+	@$(LINT)/golangci-lint fmt --diff
+
+vet:
+	@go vet -tags integration,vm $(PACKAGES)
+
+generate-check: $(GENERATE)/buf
+	@PATH="$(CURDIR)/$(GENERATE):$$PATH" scripts/generate-check.sh
+
+modules-check:
+	@go mod tidy -diff
+	@go mod verify >/dev/null
+
+# ---- tools ----
+
+$(GENERATE)/buf:
+	@echo "building buf and the protoc plugins into $(GENERATE)" >&2
+	@GOBIN='$(CURDIR)/$(GENERATE)' go -C tools install tool
+
+$(LINT)/golangci-lint:
+	@echo "building golangci-lint into $(LINT)" >&2
+	@GOBIN='$(CURDIR)/$(LINT)' go -C tools/lint install tool
+
+# go build is quick when nothing has changed, so it is asked each time.
+.PHONY: $(GOTEST)
+$(GOTEST):
+	@go build -o $@ ./tests/gotest

@@ -1,0 +1,229 @@
+// Command canonical-livepatchd is the agent: it keeps the running kernel at the
+// livepatch that the service offers for it. It needs no privilege and refuses
+// to have any.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/sync/errgroup"
+
+	"livepatch/agent/internal/agent"
+	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/fetch"
+	"livepatch/agent/internal/loader"
+	"livepatch/agent/internal/localapi"
+	"livepatch/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getuid())
+	stop()
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "canonical-livepatchd: error:", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintln(os.Stderr, "canonical-livepatchd: hint:", h)
+	}
+	os.Exit(1)
+}
+
+// Why the agent does not start.
+var (
+	errRoot    = errors.New("cannot run as root: the agent has the network, so it must not have privilege")
+	errRunning = errors.New("another agent uses this data folder")
+)
+
+// hint says what to do about an error of run.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, errRoot):
+		return "start it as a user of its own, for example with: sudo systemctl start canonical-livepatchd"
+	case errors.Is(err, errRunning):
+		return "ask it with: canonical-livepatch status"
+	default:
+		return agent.HintFor(err)
+	}
+}
+
+// options are the flags.
+type options struct {
+	data, run, loader, root, kernel string
+	vendor                          string
+	allow                           []uint32
+	check, version                  bool
+}
+
+// parse reads the flags. Folders and files that have to be there are.
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("canonical-livepatchd", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.data, "data", "/var/lib/canonical-livepatch", "`folder` of token, configuration and cache")
+	flags.StringVar(&o.run, "run", "", "`folder` of the sockets (default that of -data)")
+	flags.StringVar(&o.loader, "loader", "/run/livepatch/loader.sock", "`socket` of livepatch-loader")
+	flags.StringVar(&o.root, "root", "/usr/share/canonical-livepatch/root.json", "`file` of the TUF root to trust")
+	flags.StringVar(&o.kernel, "kernel", "/", "`folder` that has proc/, sys/ and etc/")
+	flags.StringVar(&o.vendor, "vendor", "", "`name` of the vendor of this machine's patches (default: found out)")
+	flags.Func("allow-uid", "`uid` that may use the private socket, besides root; may be repeated", func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 32)
+		o.allow = append(o.allow, uint32(n))
+		return err
+	})
+	flags.BoolVar(&o.check, "check", false, "check flags, root and configuration, and leave")
+	flags.BoolVar(&o.version, "version", false, "print the version and leave")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	if flags.NArg() > 0 {
+		return options{}, fmt.Errorf("cannot use argument %q: there are only flags", flags.Arg(0))
+	}
+	if o.run == "" {
+		o.run = o.data
+	}
+	return o, nil
+}
+
+// run is main with its inputs as arguments, so that a test can call it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int) error {
+	o, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	if o.version {
+		fmt.Fprintln(stdout, version.String())
+		return nil
+	}
+	if uid == 0 {
+		return errRoot
+	}
+	tuneMemory()
+	root, err := os.ReadFile(o.root)
+	if err != nil {
+		return fmt.Errorf("cannot read TUF root: %w", err)
+	}
+	// Everything made from here on is the agent's own business.
+	syscall.Umask(0o077)
+	unlock, err := lock(o.data)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	level := new(slog.LevelVar)
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	a, err := agent.New(agent.Options{
+		Log:     log,
+		Level:   level,
+		Data:    o.data,
+		Root:    root,
+		Kernel:  os.DirFS(o.kernel),
+		Loader:  loader.New(o.loader),
+		Connect: connector(),
+		Version: version.String(),
+		Vendor:  o.vendor,
+	})
+	if err != nil || o.check {
+		return err
+	}
+	return serve(ctx, o, a, log, uid)
+}
+
+// serve runs the agent and its sockets until ctx is done or one of them fails.
+func serve(ctx context.Context, o options, a *agent.Agent, log *slog.Logger, uid int) error {
+	if err := makeFolder(o.run); err != nil {
+		return fmt.Errorf("cannot make folder of the sockets: %w", err)
+	}
+	listeners, err := localapi.Listen(o.run)
+	if err != nil {
+		return err
+	}
+	api := &localapi.Server{Log: log, Agent: a, Version: version.String(), Allow: append(slices.Clone(o.allow), uint32(uid))}
+	log.WarnContext(ctx, "Started", "version", version.String(), "run", o.run)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return api.Serve(ctx, listeners) })
+	group.Go(func() error {
+		if err := a.Run(ctx); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// lock takes the data folder, which is made if it does not exist. The kernel
+// gives the lock back when the process ends, however it ends.
+func lock(dir string) (unlock func(), err error) {
+	if err := makeFolder(dir); err != nil {
+		return nil, fmt.Errorf("cannot make data folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock data folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("cannot start with %s: %w", dir, errRunning)
+		}
+		return nil, fmt.Errorf("cannot lock data folder: %w", err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// makeFolder makes a folder if it does not exist. Others may enter: programs look
+// for sockets and for whether there is a token, which is no secret.
+func makeFolder(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755) // whatever the umask is
+}
+
+// connector returns what makes clients of the configured service. A proxy that
+// is not configured comes from the environment.
+func connector() func(config.Config) (agent.Service, error) {
+	env := httpproxy.FromEnvironment()
+	return func(c config.Config) (agent.Service, error) {
+		client, err := fetch.New(fetch.Options{
+			Base: c.RemoteServer,
+			Proxy: httpproxy.Config{
+				HTTPProxy:  cmp.Or(c.HTTPProxy, env.HTTPProxy),
+				HTTPSProxy: cmp.Or(c.HTTPSProxy, env.HTTPSProxy),
+				NoProxy:    cmp.Or(c.NoProxy, env.NoProxy),
+			},
+			CACerts:     []byte(c.CACerts),
+			DialTimeout: c.DialTimeout,
+			UserAgent:   "canonical-livepatchd/" + version.String(),
+		})
+		if err != nil {
+			return nil, err // not a nil *fetch.Client in an interface
+		}
+		return client, nil
+	}
+}
+
+// tuneMemory keeps the agent small: it is idle all but a few seconds an hour,
+// so collecting garbage often costs nothing that anybody notices.
+func tuneMemory() {
+	debug.SetGCPercent(25)
+	debug.SetMemoryLimit(24 << 20)
+}

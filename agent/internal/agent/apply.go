@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"livepatch/agent/internal/loader"
+	"livepatch/agent/internal/status"
+	"livepatch/agent/internal/trust"
+	"livepatch/internal/patch"
+	"livepatch/internal/rpcerr"
+	"livepatch/internal/service"
+)
+
+// nothing writes down that there is no patch for this machine.
+func (r *round) nothing() {
+	r.rec.State, r.rec.Version, r.rec.Fixes = status.NothingToApply, "", nil
+	r.clearError()
+}
+
+// keep writes down that the patch in the kernel is the one to have.
+func (r *round) keep(ix patch.Index) {
+	r.clearError()
+	l := current(r.kernel)
+	r.rec.Version = l.Version
+	for _, e := range ix.Patches {
+		if e.Name == l.Name && e.Sequence == l.Sequence {
+			r.rec.Fixes = e.Fixes
+			return
+		}
+	}
+}
+
+func (r *round) clearError() {
+	r.rec.Failure, r.rec.PatchError, r.rec.PatchHint = "", "", ""
+}
+
+// apply has the loader bring the chosen patch into the kernel.
+func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
+	r.rec.Version, r.rec.Fixes = got.entry.Version, got.entry.Fixes
+	r.clearError()
+	if f := r.rec.Failed; f != nil && f.Digest == got.target.Digest && f.BootID == r.facts.BootID && !r.byOperator {
+		r.rec.State, r.rec.Failure, r.rec.PatchError, r.rec.PatchHint = status.ApplyFailed, f.Failure, f.Error, f.Hint
+		return
+	}
+	r.rec.Failed = nil
+	if err := r.preflight(got); err != nil {
+		r.fail(got, err)
+		return
+	}
+	req, err := r.request(ctx, view, got)
+	if err != nil {
+		r.fail(got, err)
+		return
+	}
+	defer req.module.Close()
+	r.announce(ctx, got)
+	start := time.Now()
+	result, err := r.loader.Apply(ctx, req.Request)
+	if ctx.Err() != nil && err != nil {
+		// The loader goes on. What becomes of it, the next look will tell: the
+		// event that is pending stays so.
+		return
+	}
+	r.applied(ctx, got, result, err)
+	r.log.InfoContext(ctx, "Asked the loader to apply", "patch", got.entry.Name, "pending", result.Pending, "took", time.Since(start), "err", err)
+}
+
+// preflight returns why the loader would refuse, as far as that can be known
+// before a module is fetched.
+func (r *round) preflight(got choice) error {
+	k := r.kernel.Kernel
+	if k.Kernel != r.facts.Kernel {
+		return fmt.Errorf("agent and loader see different kernels: %w", k.Kernel.Check(r.facts.Kernel))
+	}
+	switch {
+	case !k.LivepatchSupported:
+		return patch.ErrNoLivepatch
+	case k.ModulesDisabled:
+		return patch.ErrModulesDisabled
+	case !k.FtraceEnabled:
+		return patch.ErrFtraceDisabled
+	}
+	for _, l := range r.kernel.Livepatches {
+		switch {
+		case l.Digest == got.target.Digest && l.Standing == loader.Suspect:
+			return patch.ErrSuspect
+		case l.State == loader.Enabling || l.State == loader.Disabling:
+			return fmt.Errorf("%w: %s", patch.ErrBusy, l.Name)
+		}
+	}
+	return nil
+}
+
+// A request is a loader.Request and what has to be closed after it.
+type request struct {
+	loader.Request
+	module interface{ Close() error }
+}
+
+// request gathers what the loader needs to see.
+func (r *round) request(ctx context.Context, view *trust.View, got choice) (request, error) {
+	files, err := view.Files(got.entry.Target)
+	if err != nil {
+		return request{}, err
+	}
+	roots, err := r.keeper.Roots(r.kernel.RootVersion)
+	if err != nil {
+		return request{}, err
+	}
+	module, err := r.file(ctx, got.target)
+	if err != nil {
+		return request{}, err
+	}
+	return request{
+		Request: loader.Request{
+			Target: got.entry.Target, Roots: roots,
+			Timestamp: files.Timestamp, Snapshot: files.Snapshot, Targets: files.Targets,
+			Vendor: files.Vendor, Bin: files.Bin, Rollout: files.Rollout,
+			Module: module,
+		},
+		module: module,
+	}, nil
+}
+
+// announce tells the service what is about to be done, so that a machine that
+// does not live to tell is missed. That the service cannot be told is no reason
+// to stay unpatched.
+func (r *round) announce(ctx context.Context, got choice) {
+	r.rec.addEvent(r.event(eventIntent, got.entry))
+	e := r.event(eventApplied, got.entry)
+	r.rec.Pending = &e
+	r.rec.State = status.Applying
+	r.save(ctx)
+	r.report(ctx)
+}
+
+// event returns a new event about a patch.
+func (r *round) event(kind string, e patch.IndexEntry) service.Event {
+	return service.Event{ID: newEventID(), Kind: kind, Version: e.Version, Name: e.Name, BootID: r.facts.BootID, At: time.Now().UTC()}
+}
+
+// save makes what the round has found out so far visible and durable.
+func (r *round) save(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Agent.token != r.token {
+		return
+	}
+	r.Agent.rec = r.rec.clone()
+	if err := r.saveRecord(); err != nil {
+		r.log.ErrorContext(ctx, "Cannot save state", "err", err)
+	}
+}
+
+// applied writes down what the loader has answered.
+func (r *round) applied(ctx context.Context, got choice, result loader.Result, err error) {
+	pending := r.rec.Pending
+	r.rec.Pending = nil
+	// What is in the kernel now, whatever the answer: the loader may have
+	// inserted the patch and lost it again.
+	r.askLoader(ctx)
+	if err != nil {
+		e := r.event(eventFailed, got.entry)
+		e.Reason, e.Message = rpcerr.Reason(err), err.Error()
+		r.note(e)
+		r.fail(got, err)
+		return
+	}
+	if result.Pending {
+		r.rec.Pending = pending
+		r.rec.State = status.Applying
+		return
+	}
+	pending.At = time.Now().UTC()
+	r.note(*pending)
+	r.rec.State = status.Applied
+}
+
+// fail writes down why the chosen patch, or whatever comes next, is not in the
+// kernel.
+func (r *round) fail(got choice, err error) {
+	r.rec.State = status.ApplyFailed
+	if rpcerr.Reason(err) == "" {
+		// Not a word about the patch: it could not be fetched, or nobody was
+		// there to insert it.
+		r.rec.State = status.Unapplied
+	}
+	if got.found {
+		r.rec.Version, r.rec.Fixes = got.entry.Version, got.entry.Fixes
+		err = fmt.Errorf("cannot apply patch %s: %w", got.entry.Version, err)
+	}
+	r.rec.Failure, r.rec.PatchError, r.rec.PatchHint = failureOf(err), err.Error(), Hint(err)
+	if errors.Is(err, patch.ErrTampered) && got.found {
+		// Whichever side is right, other bytes are needed.
+		if derr := r.store.Drop(got.target.Digest); derr != nil {
+			r.log.Warn("Cannot drop file from the cache", "digest", got.target.Digest, "err", derr)
+		}
+	}
+	switch {
+	case isLasting(err):
+		r.rec.Failed = &failed{got.target.Digest, r.facts.BootID, r.rec.Failure, r.rec.PatchError, r.rec.PatchHint}
+	case errors.Is(err, loader.ErrAway), errors.Is(err, patch.ErrBusy), errors.Is(err, patch.ErrNoMemory), isAway(err):
+		r.retrySoon = true
+	}
+}
+
+// isLasting tells whether the same patch would be refused again in this boot,
+// so that trying it at every check would only fill logs.
+func isLasting(err error) bool {
+	for _, lasting := range []error{
+		patch.ErrWrongKernel, patch.ErrNotLivepatch, patch.ErrNameTaken, patch.ErrSuspect, patch.ErrIncompatible, patch.ErrUnknownSymbol,
+		patch.ErrBadFormat, patch.ErrModuleSignature, patch.ErrNotPermitted, patch.ErrKernel, patch.ErrTransitionFailed,
+	} {
+		if errors.Is(err, lasting) {
+			return true
+		}
+	}
+	return false
+}
+
+// failureOf sorts an error into the failures that status knows.
+func failureOf(err error) status.Failure {
+	for _, row := range []struct {
+		err     error
+		failure status.Failure
+	}{
+		{patch.ErrSuspect, status.FailureCrash},
+		{patch.ErrModuleSignature, status.FailureSignature},
+		{patch.ErrUntrusted, status.FailureSignature},
+		{patch.ErrTampered, status.FailureSignature},
+		{patch.ErrNotLivepatch, status.FailureExtract},
+		{patch.ErrBadFormat, status.FailureExtract},
+		{patch.ErrMalformed, status.FailureExtract},
+		{patch.ErrTransitionFailed, status.FailureUnconfirmed},
+	} {
+		if errors.Is(err, row.err) {
+			return row.failure
+		}
+	}
+	return ""
+}
+
+// remove takes a revoked patch out of the kernel.
+func (r *round) remove(ctx context.Context) {
+	l := *current(r.kernel)
+	_, err := r.loader.Remove(ctx, l.Name)
+	r.askLoader(ctx)
+	if err != nil {
+		r.rec.State = status.ApplyFailed
+		r.rec.PatchError = fmt.Sprintf("cannot remove revoked patch %s: %v", l.Version, err)
+		r.rec.PatchHint = Hint(err)
+		r.retrySoon = true
+		return
+	}
+	r.log.InfoContext(ctx, "Removed revoked livepatch", "patch", l.Name)
+	r.note(r.event(eventRemoved, patch.IndexEntry{Name: l.Name, Version: l.Version}))
+	r.nothing()
+}
+
+// describe brings the state in the record in line with the kernel.
+func (r *round) describe() {
+	if r.kernel == nil {
+		return
+	}
+	l := current(r.kernel)
+	switch {
+	case l == nil && (r.rec.State == status.Applied || r.rec.State == status.Applying && r.rec.Pending == nil):
+		r.rec.State = status.Unapplied
+	case l != nil && l.State == loader.Enabling:
+		r.rec.State, r.rec.Version = status.Applying, l.Version
+	case l != nil && r.rec.PatchError == "":
+		r.rec.State, r.rec.Version = status.Applied, l.Version
+	}
+}

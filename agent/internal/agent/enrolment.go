@@ -1,0 +1,255 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/durable"
+	"livepatch/agent/internal/fetch"
+	"livepatch/agent/internal/machine"
+	"livepatch/internal/patch"
+	"livepatch/internal/service"
+)
+
+// Errors of the enrolment that callers branch on.
+var (
+	// ErrNotEnabled means that the machine has no token.
+	ErrNotEnabled = errors.New("machine is not enabled")
+	// ErrEnabled means that it has one.
+	ErrEnabled = errors.New("Machine-token already exists! Please use 'disable' to delete existing machine-token.") //nolint:revive,staticcheck // other programs know the sentence
+
+	errDisabled = errors.New("machine has been disabled meanwhile")
+)
+
+// forgetTimeout bounds how long disable waits for the service.
+const forgetTimeout = 15 * time.Second
+
+// hex32 is what a machine token and a machine id look like.
+var hex32 = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// loadMachineID returns the id that the service knows this machine by, which is
+// made at the first start.
+func (a *Agent) loadMachineID() (string, error) {
+	b, err := os.ReadFile(a.path(machineIDFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot read machine id: %w", err)
+	}
+	if id := strings.TrimSpace(string(b)); hex32.MatchString(id) {
+		return id, nil
+	}
+	if err == nil {
+		a.log.Warn("Machine id is damaged, making a new one")
+	}
+	raw := make([]byte, 16)
+	_, _ = rand.Read(raw) // never fails; see crypto/rand
+	id := hex.EncodeToString(raw)
+	if err := durable.WriteFile(a.path(machineIDFile), []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("cannot keep machine id: %w", err)
+	}
+	return id, nil
+}
+
+// loadToken returns the machine token, or "" if the machine is not enabled.
+func (a *Agent) loadToken() (string, error) {
+	b, err := os.ReadFile(a.path(tokenFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read machine token: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if !hex32.MatchString(token) {
+		a.log.Warn("Machine token is damaged, the machine has to be enabled again", "file", a.path(tokenFile))
+		return "", nil
+	}
+	return token, nil
+}
+
+// Enable exchanges an auth token for a machine token, and has the first check
+// made at once; it does not wait for that. A machine whose token the service no
+// longer accepts can be enabled without being disabled first.
+func (a *Agent) Enable(ctx context.Context, authToken string) (machineToken string, err error) {
+	if authToken == "" || len(authToken) > 16<<10 || strings.ContainsFunc(authToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("cannot enable this machine: the token is empty or has characters that no token has: %w", patch.ErrInvalid)
+	}
+	if err := a.mayEnable(); err != nil {
+		return "", err
+	}
+	if err := a.begin(ctx); err != nil {
+		return "", err
+	}
+	defer a.end()
+	if err := a.mayEnable(); err != nil { // somebody else was first
+		return "", err
+	}
+	e, err := a.enrol(ctx, authToken)
+	if err != nil {
+		return "", fmt.Errorf("cannot enable this machine: %w", err)
+	}
+	if err := durable.WriteFile(a.path(tokenFile), []byte(e.MachineToken+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("cannot keep the machine token: %w", err)
+	}
+	a.mu.Lock()
+	a.token = e.MachineToken
+	a.rec = record{Tier: e.Tier, BootID: a.live.facts.BootID, Release: a.live.facts.Kernel.Release}
+	a.live.failures, a.live.succeeded, a.live.trouble = 0, false, nil
+	serr := a.saveRecord()
+	a.mu.Unlock()
+	if serr != nil {
+		a.log.ErrorContext(ctx, "Cannot save state", "err", serr)
+	}
+	a.log.InfoContext(ctx, "Enabled", "tier", e.Tier)
+	a.schedule(func(l *live) { l.nextCheck = time.Now() })
+	return e.MachineToken, nil
+}
+
+func (a *Agent) mayEnable() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.token != "" && a.rec.TokenProblem == "" {
+		return ErrEnabled
+	}
+	return nil
+}
+
+// enrol asks the service for a machine token.
+func (a *Agent) enrol(ctx context.Context, authToken string) (service.Enrolment, error) {
+	facts, err := machine.Read(a.kernel)
+	if err != nil {
+		return service.Enrolment{}, err
+	}
+	a.mu.Lock()
+	a.live.facts = facts
+	cfg := a.cfg
+	a.mu.Unlock()
+	svc, err := a.connect(cfg)
+	if err != nil {
+		return service.Enrolment{}, err
+	}
+	defer svc.Close()
+	hostname, err := os.Hostname()
+	if err != nil {
+		hostname = "" // only for the operator's list of machines
+	}
+	e, err := svc.Enrol(ctx, authToken, service.EnrolRequest{
+		MachineID: a.machineID,
+		Hostname:  hostname,
+		Version:   a.version,
+		Facts:     serviceFacts(facts),
+	})
+	if err != nil {
+		return service.Enrolment{}, &authTokenError{svc.Base(), err}
+	}
+	if !hex32.MatchString(e.MachineToken) {
+		return service.Enrolment{}, fmt.Errorf("answer of %s has no machine token: %w", svc.Base(), fetch.ErrAnswer)
+	}
+	return e, nil
+}
+
+// An authTokenError is a failed enrolment.
+type authTokenError struct {
+	base string
+	err  error
+}
+
+// Error words the refusal of the auth token as other programs expect it.
+func (e *authTokenError) Error() string {
+	if errors.Is(e.err, fetch.ErrToken) {
+		return fmt.Sprintf("Unknown Auth-Token: %v (%s)", e.err, e.base)
+	}
+	return fmt.Sprintf("%v (%s)", e.err, e.base)
+}
+
+// Unwrap returns why it failed.
+func (e *authTokenError) Unwrap() error { return e.err }
+
+// Disable ends the enrolment: whatever is being done is broken off, the token
+// deleted, the service told. The livepatch stays in the kernel unless remove is
+// set. It returns the token and what else a person should know, a line each.
+func (a *Agent) Disable(ctx context.Context, remove bool) (machineToken string, notes []string, err error) {
+	a.mu.Lock()
+	if a.cancel != nil {
+		a.cancel(errDisabled)
+	}
+	a.mu.Unlock()
+	if err := a.begin(ctx); err != nil {
+		return "", nil, err
+	}
+	defer a.end()
+	a.mu.Lock()
+	token, cfg := a.token, a.cfg
+	a.mu.Unlock()
+	if token == "" {
+		return "", nil, ErrNotEnabled
+	}
+	if notes, err = a.leaveKernel(ctx, remove); err != nil {
+		return "", nil, err
+	}
+	if err := durable.Remove(a.path(tokenFile)); err != nil {
+		return "", nil, fmt.Errorf("cannot delete the machine token: %w", err)
+	}
+	a.mu.Lock()
+	a.token = ""
+	a.rec = record{BootID: a.rec.BootID, Release: a.rec.Release}
+	a.live.nextCheck, a.live.nextLook, a.live.trouble = time.Time{}, time.Time{}, nil
+	serr := a.saveRecord()
+	a.mu.Unlock()
+	if serr != nil {
+		a.log.ErrorContext(ctx, "Cannot save state", "err", serr)
+	}
+	if err := a.forget(ctx, cfg, token); err != nil {
+		a.log.WarnContext(ctx, "Cannot tell the service", "err", err)
+		notes = append(notes, "The service could not be told: "+err.Error())
+	}
+	a.log.InfoContext(ctx, "Disabled")
+	a.schedule(func(*live) {})
+	return token, notes, nil
+}
+
+// leaveKernel takes our livepatch out of the kernel, or says that it stays.
+func (a *Agent) leaveKernel(ctx context.Context, remove bool) ([]string, error) {
+	s, err := a.loader.Status(ctx)
+	if err != nil {
+		if remove {
+			return nil, fmt.Errorf("cannot remove the livepatch: %w", err)
+		}
+		return nil, nil
+	}
+	l := current(&s)
+	if l == nil {
+		return nil, nil
+	}
+	if !remove {
+		return []string{fmt.Sprintf("Livepatch %s stays in the kernel.", l.Name)}, nil
+	}
+	if _, err := a.loader.Remove(ctx, l.Name); err != nil {
+		return nil, fmt.Errorf("cannot remove livepatch %s: %w", l.Name, err)
+	}
+	return []string{fmt.Sprintf("Removed livepatch %s from the kernel.", l.Name)}, nil
+}
+
+// forget tells the service that the machine is gone. That it does not know the
+// token is success.
+func (a *Agent) forget(ctx context.Context, cfg config.Config, token string) error {
+	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
+	defer cancel()
+	svc, err := a.connect(cfg)
+	if err != nil {
+		return err
+	}
+	defer svc.Close()
+	if err := svc.Forget(ctx, token); err != nil && !isTokenProblem(err) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,253 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"livepatch/agent/internal/fetch"
+	"livepatch/agent/internal/loader"
+	"livepatch/internal/service"
+)
+
+// Bounds on the time between checks.
+const (
+	firstRetry  = 30 * time.Second
+	lastRetry   = time.Hour
+	minInterval = 10 * time.Second // what a service may ask for
+	maxInterval = 24 * time.Hour
+)
+
+// untilNext returns how long to wait after a check that ended with err; 0 means
+// that there is to be no next one.
+func (a *Agent) untilNext(r *round, err error) time.Duration {
+	interval := interval(r)
+	if interval == 0 {
+		return 0
+	}
+	switch {
+	case err == nil && !r.retrySoon, isTokenProblem(err):
+		return jitter(interval, 0.1)
+	default:
+		n := max(a.live.failures, 1)
+		wait := min(max(jitter(backoff(n), 0.25), firstRetry), lastRetry)
+		var ferr *fetch.Error
+		if errors.As(err, &ferr) {
+			// The service knows best when it can be asked again; all of its
+			// clients coming back in the same second would not help it.
+			wait = max(wait, ferr.RetryAfter+rand.N(ferr.RetryAfter/10+1))
+		}
+		return wait
+	}
+}
+
+// interval returns the time between checks that the operator wants, or else the
+// service; 0 if the operator wants none.
+func interval(r *round) time.Duration {
+	if r.cfg.CheckIntervalSet {
+		return r.cfg.CheckInterval
+	}
+	if r.rec.Interval > 0 {
+		return min(max(r.rec.Interval, minInterval), maxInterval)
+	}
+	return r.cfg.CheckInterval
+}
+
+// backoff returns the wait after the nth failure in a row: 30 s, 1 min, 2 min, …
+// up to an hour.
+func backoff(n int) time.Duration {
+	wait := firstRetry
+	for range n - 1 {
+		if wait *= 2; wait >= lastRetry {
+			return lastRetry
+		}
+	}
+	return wait
+}
+
+// jitter returns d, up to a share of it shorter or longer, so that machines that
+// started together do not stay together.
+func jitter(d time.Duration, share float64) time.Duration {
+	return d + time.Duration(float64(d)*share*(2*rand.Float64()-1))
+}
+
+// Bounds on the time between looks at a transition.
+const (
+	firstLook = 2 * time.Second
+	lastLook  = 5 * time.Minute
+)
+
+// planLook decides when to ask the loader again: soon while tasks are being
+// moved, at the end of the soak for a patch on trial, else never. The caller
+// holds a.mu.
+func (a *Agent) planLook(rec *record) {
+	a.live.nextLook = time.Time{}
+	l := a.live.current()
+	if l == nil {
+		return
+	}
+	switch {
+	case l.State == loader.Enabling:
+		wait := firstLook
+		for range min(a.live.looks, 10) {
+			wait *= 2
+		}
+		a.live.nextLook = time.Now().Add(min(wait, lastLook))
+	case l.Standing == loader.Trial && rec.Soak != nil && rec.Soak.Digest == l.Digest && rec.Soak.Running:
+		a.live.nextLook = later(l.Inserted.Add(rec.Soak.For), time.Now().Add(firstLook))
+	}
+	if l.State != loader.Enabling {
+		a.live.looks = 0
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// current returns the patch of ours that is in force or on the way there, or
+// nil.
+func (l *live) current() *loader.Livepatch {
+	if l.loader == nil {
+		return nil
+	}
+	return current(l.loader)
+}
+
+// current returns the newest patch of ours that is in force or on the way there,
+// or nil.
+func current(s *loader.Status) *loader.Livepatch {
+	var newest *loader.Livepatch
+	for i, l := range s.Livepatches {
+		if l.Ours() && l.Live() && (newest == nil || l.Sequence > newest.Sequence) {
+			newest = &s.Livepatches[i]
+		}
+	}
+	return newest
+}
+
+// look asks the loader how the transition or the trial goes, accepts the patch
+// when it has proven itself, and tells the service of a transition that has
+// ended.
+func (a *Agent) look(ctx context.Context) {
+	if err := a.begin(ctx); err != nil {
+		return
+	}
+	defer a.end()
+	status, err := a.loader.Status(ctx)
+	a.mu.Lock()
+	a.live.looks++
+	a.live.nextLook = time.Time{}
+	if err != nil {
+		// The next check meets the same trouble and reports it.
+		a.mu.Unlock()
+		a.log.WarnContext(ctx, "Cannot ask the loader", "err", err)
+		return
+	}
+	a.live.loader = &status
+	r := &round{Agent: a, token: a.token, cfg: a.cfg, rec: a.rec.clone(), facts: a.live.facts, kernel: &status}
+	a.mu.Unlock()
+
+	r.settle(ctx)
+	r.describe()
+	if r.changed {
+		r.report(ctx)
+	}
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.token != r.token {
+		return // disabled meanwhile
+	}
+	a.live.loader, a.rec = r.kernel, r.rec
+	if err := a.saveRecord(); err != nil {
+		a.log.ErrorContext(ctx, "Cannot save state", "err", err)
+	}
+	a.planLook(&r.rec)
+}
+
+// settle follows up on the patch in force: a transition that has ended is an
+// event to report, a trial that was long enough ends.
+func (r *round) settle(ctx context.Context) {
+	l := current(r.kernel)
+	if e := r.rec.Pending; e != nil && (l == nil || l.State == loader.Enabled) {
+		r.rec.Pending = nil
+		e.At = time.Now().UTC()
+		if l == nil || l.Name != e.Name {
+			e.Kind, e.Reason, e.Message = eventFailed, "TRANSITION_FAILED", "the livepatch is not in the kernel"
+		}
+		r.note(*e)
+	}
+	if l == nil || l.State != loader.Enabled || l.Standing != loader.Trial {
+		return
+	}
+	soak := r.rec.Soak
+	if soak == nil || soak.Digest != l.Digest || !soak.Running || time.Since(l.Inserted) < soak.For {
+		return
+	}
+	accepted, err := r.loader.Accept(ctx, l.Name)
+	if err != nil {
+		r.log.WarnContext(ctx, "Cannot end the trial", "patch", l.Name, "err", err)
+		return
+	}
+	r.log.InfoContext(ctx, "Ended the trial", "patch", l.Name)
+	*l = accepted
+}
+
+// Kinds of events, as package service names them.
+const (
+	eventIntent  = "intent"
+	eventApplied = "applied"
+	eventFailed  = "failed"
+	eventRemoved = "removed"
+)
+
+// note queues an event, to be reported before the round ends.
+func (r *round) note(e service.Event) {
+	r.changed = true
+	r.rec.addEvent(e)
+}
+
+// report sends the events to the service. If that fails they stay for the next
+// check-in.
+func (r *round) report(ctx context.Context) {
+	svc, err := r.service()
+	if err == nil {
+		_, err = r.checkIn(ctx, svc)
+	}
+	if err != nil {
+		r.log.InfoContext(ctx, "Cannot report yet", "events", len(r.rec.Events), "err", err)
+	}
+}
+
+// checkIn sends the state and the events of the machine.
+func (r *round) checkIn(ctx context.Context, svc Service) (service.CheckInAnswer, error) {
+	answer, err := svc.CheckIn(ctx, r.token, service.CheckIn{
+		Version:    r.version,
+		Facts:      r.serviceFacts(),
+		Generation: r.rec.Generation,
+		Patch:      r.patch(),
+		Events:     r.rec.Events,
+	})
+	if err != nil {
+		return answer, err
+	}
+	r.rec.Events = nil
+	return answer, nil
+}
+
+// patch returns the patch in force as the service wants to know it.
+func (r *round) patch() *service.Patch {
+	if r.kernel == nil {
+		return nil
+	}
+	l := current(r.kernel)
+	if l == nil {
+		return nil
+	}
+	return &service.Patch{Name: l.Name, Version: l.Version, Sequence: l.Sequence, State: string(l.State), Standing: string(l.Standing)}
+}

@@ -1,0 +1,287 @@
+// Package keys keeps the publisher's private keys: one file each, encrypted
+// with a passphrase (scrypt and NaCl's secretbox), readable by its owner only.
+package keys
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+
+	"livepatch/internal/patch"
+	"livepatch/publisher/internal/sign"
+)
+
+// Conditions that callers branch on.
+var (
+	ErrNotFound   = errors.New("no such key")
+	ErrExists     = errors.New("key exists already")
+	ErrExposed    = errors.New("others than the owner have access to it")
+	ErrPassphrase = errors.New("wrong passphrase")
+	ErrCorrupt    = errors.New("key file is damaged")
+)
+
+const (
+	suffix = ".key.json"
+
+	// maxFile bounds a key file, in bytes; the real ones have about 600.
+	maxFile = 16 << 10
+)
+
+// A Public is the half of a key that everybody may know.
+type Public struct {
+	Name string
+	ID   string // as metadata calls it
+	Key  ed25519.PublicKey
+}
+
+// A Key can sign. It implements [sign.Signer]. Printing it in any way prints
+// its public half only.
+type Key struct {
+	public  Public
+	private ed25519.PrivateKey
+}
+
+var _ sign.Signer = (*Key)(nil)
+
+// Name implements [sign.Signer].
+func (k *Key) Name() string { return k.public.Name }
+
+// Public implements [sign.Signer].
+func (k *Key) Public() ed25519.PublicKey { return k.public.Key }
+
+// Sign implements [sign.Signer].
+func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return ed25519.Sign(k.private, message), nil
+}
+
+// Format implements [fmt.Formatter], so that no verb shows the private half.
+func (k *Key) Format(w fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(w, "key %s (%s)", k.public.Name, k.public.ID)
+}
+
+// A Store is a folder of key files.
+type Store struct {
+	// Dir is made, with mode 0700, when the first key is created.
+	Dir string
+	// Strength is how hard it is to guess a passphrase of a key that is
+	// created; 0 means [encrypted.OWASP].
+	Strength encrypted.KDFParameterStrength
+}
+
+// file is the content of a key file.
+type file struct {
+	Name   string          `json:"name"`
+	ID     string          `json:"keyid"`
+	Public string          `json:"public"` // hexadecimal
+	Secret json.RawMessage `json:"secret"` // the seed, encrypted
+}
+
+// Create makes a key and writes its file.
+func (s *Store) Create(name string, passphrase []byte) (*Key, error) {
+	if err := patch.CheckWord("the name of a key", name); err != nil {
+		return nil, err
+	}
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create key %s: %w", name, err)
+	}
+	id, err := sign.KeyID(public)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create key %s: %w", name, err)
+	}
+	strength := s.Strength
+	if strength == 0 {
+		strength = encrypted.OWASP
+	}
+	secret, err := encrypted.EncryptWithCustomKDFParameters(private.Seed(), passphrase, strength)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encrypt key %s: %w", name, err)
+	}
+	b, err := json.Marshal(file{Name: name, ID: id, Public: hex.EncodeToString(public), Secret: secret})
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode key %s: %w", name, err)
+	}
+	if err := s.write(name, b); err != nil {
+		return nil, fmt.Errorf("cannot write key %s: %w", name, err)
+	}
+	return &Key{public: Public{Name: name, ID: id, Key: public}, private: private}, nil
+}
+
+// write creates a file with that content, or leaves nothing behind. It does not
+// replace a file: a lost key cannot be made again.
+func (s *Store) write(name string, b []byte) error {
+	if err := os.MkdirAll(filepath.Dir(s.Dir), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	tmp, err := os.CreateTemp(s.Dir, ".new-*") // has mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(append(b, '\n'))
+	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	err = os.Link(tmp.Name(), s.path(name))
+	if errors.Is(err, fs.ErrExist) {
+		return ErrExists
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(s.Dir)
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Open decrypts a key. Errors match [ErrNotFound], [ErrExposed],
+// [ErrPassphrase] or [ErrCorrupt].
+func (s *Store) Open(name string, passphrase []byte) (*Key, error) {
+	public, secret, err := s.read(name)
+	if err != nil {
+		return nil, err
+	}
+	seed, err := encrypted.Decrypt(secret, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open key %s: %w", name, ErrPassphrase)
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("cannot open key %s: %w: it holds %d bytes", name, ErrCorrupt, len(seed))
+	}
+	private := ed25519.NewKeyFromSeed(seed)
+	clear(seed)
+	if !public.Key.Equal(private.Public()) {
+		return nil, fmt.Errorf("cannot open key %s: %w: its halves do not belong together", name, ErrCorrupt)
+	}
+	return &Key{public: public, private: private}, nil
+}
+
+// List returns the public halves of all keys, by name.
+func (s *Store) List() ([]Public, error) {
+	entries, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list keys: %w", err)
+	}
+	var all []Public
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), suffix)
+		if !ok {
+			continue
+		}
+		public, _, err := s.read(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, public)
+	}
+	slices.SortFunc(all, func(a, b Public) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.Dir, name+suffix) }
+
+// read reads a key file without opening the secret.
+func (s *Store) read(name string) (Public, []byte, error) {
+	b, err := s.readFile(name)
+	if err != nil {
+		return Public{}, nil, err
+	}
+	public, secret, err := parse(name, b)
+	if err != nil {
+		return Public{}, nil, fmt.Errorf("cannot read key %s: %w: %w", name, ErrCorrupt, err)
+	}
+	return public, secret, nil
+}
+
+func (s *Store) readFile(name string) ([]byte, error) {
+	if err := s.checkDir(); err != nil {
+		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+	}
+	f, err := os.OpenFile(s.path(name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read key %s: %w in %s", name, ErrNotFound, s.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+	}
+	defer f.Close()
+	// The open file is asked and not its name, so that it cannot be exchanged
+	// between question and use.
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("cannot read key %s: %w (%s has mode %04o)", name, ErrExposed, f.Name(), st.Mode().Perm())
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// checkDir returns an error matching [ErrExposed] if others can exchange the
+// files in the folder.
+func (s *Store) checkDir() error {
+	st, err := os.Stat(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: there is no folder %s", ErrNotFound, s.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	if st.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%w (%s has mode %04o)", ErrExposed, s.Dir, st.Mode().Perm())
+	}
+	return nil
+}
+
+func parse(name string, b []byte) (Public, []byte, error) {
+	if len(b) > maxFile {
+		return Public{}, nil, patch.ErrTooLarge
+	}
+	var f file
+	if err := json.Unmarshal(b, &f); err != nil {
+		return Public{}, nil, err
+	}
+	public, err := hex.DecodeString(f.Public)
+	if err != nil {
+		return Public{}, nil, err
+	}
+	id, err := sign.KeyID(public)
+	if err != nil {
+		return Public{}, nil, err
+	}
+	if f.ID != id || f.Name != name {
+		return Public{}, nil, fmt.Errorf("it says that it is key %q with ID %q", f.Name, f.ID)
+	}
+	return Public{Name: name, ID: id, Key: public}, f.Secret, nil
+}

@@ -1,0 +1,112 @@
+package machine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// A Source is a kernel module to build: one C file.
+type Source struct {
+	File string // the C file
+	Name string // of the module, as the kernel is to know it
+	// Define are macros for the preprocessor, NAME or NAME=VALUE.
+	Define []string
+}
+
+// PatchName returns the name that a vendor's patch for this kernel has:
+// "lkp_Debian_6_1_0_56_amd64_2".
+func (k *Kernel) PatchName(version string) string {
+	return "lkp_Debian_" + strings.Map(func(r rune) rune {
+		if strings.ContainsRune(".-+~", r) {
+			return '_'
+		}
+		return r
+	}, k.Release+"_"+version)
+}
+
+// BuildModule builds a module against the kernel's headers and returns its file.
+// What was built before is used again while neither source nor kernel changes.
+func (k *Kernel) BuildModule(ctx context.Context, cache string, src Source) (string, error) {
+	file, err := k.buildModule(ctx, cache, src)
+	if err != nil {
+		return "", fmt.Errorf("cannot build module %s for kernel %s: %w", src.Name, k.Release, err)
+	}
+	return file, nil
+}
+
+func (k *Kernel) buildModule(ctx context.Context, cache string, src Source) (string, error) {
+	code, err := os.ReadFile(src.File)
+	if err != nil {
+		return "", err
+	}
+	// kbuild's own files have no absolute paths in common with the module, so
+	// the same source gives the same bytes wherever the cache lies.
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%q\n%s", k.Release, k.Version, src.Name, src.Define, code))
+	dir := filepath.Join(cache, "modules", src.Name+"-"+hex.EncodeToString(sum[:8]))
+	ko := filepath.Join(dir, src.Name+".ko")
+	if exists(ko) {
+		return ko, nil
+	}
+	if err := k.checkCompiler(); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	work, err := os.MkdirTemp(filepath.Dir(dir), ".build")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	if err := os.WriteFile(filepath.Join(work, src.Name+".c"), code, 0o644); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(work, "Kbuild"), kbuild(src), 0o644); err != nil {
+		return "", err
+	}
+	// An unknown symbol is a warning here, because a module that needs one is
+	// among the tests.
+	if _, err := command(ctx, work, "make", "-s", "-C", k.Headers, "M="+work, "KBUILD_MODPOST_WARN=1", "modules"); err != nil {
+		return "", err
+	}
+	// Without its debug information a module is of the size that is published.
+	if _, err := command(ctx, work, "strip", "--strip-debug", src.Name+".ko"); err != nil {
+		return "", err
+	}
+	if err := os.Rename(work, dir); err != nil && !exists(ko) {
+		return "", err
+	}
+	return ko, nil
+}
+
+func kbuild(src Source) []byte {
+	b := fmt.Appendf(nil, "obj-m := %s.o\n", src.Name)
+	for _, d := range src.Define {
+		b = fmt.Appendf(b, "ccflags-y += '-D%s'\n", d)
+	}
+	return b
+}
+
+// checkCompiler returns an error unless the compiler that built the kernel is
+// here: a module built by another one may not fit.
+func (k *Kernel) checkCompiler() error {
+	config, err := os.ReadFile(filepath.Join(k.Headers, ".config"))
+	if err != nil {
+		return err
+	}
+	m := regexp.MustCompile(`(?m)^CONFIG_CC_VERSION_TEXT="(\S+)`).FindSubmatch(config)
+	if m == nil {
+		return fmt.Errorf("the kernel's configuration names no compiler")
+	}
+	if _, err := exec.LookPath(string(m[1])); err != nil {
+		return fmt.Errorf("it was built with %s, which is not installed; run tests/vm/setup.sh", m[1])
+	}
+	return nil
+}
