@@ -120,19 +120,14 @@ func canonical(out []byte, v any) []byte {
 	case []any:
 		out = append(out, '[')
 		for i, e := range v {
-			if i > 0 {
-				out = append(out, ',')
-			}
-			out = canonical(out, e)
+			out = canonical(append(out, ","[:min(i, 1)]...), e)
 		}
 		return append(out, ']')
 	case object:
 		out = append(out, '{')
 		for i, k := range slices.Sorted(maps.Keys(v)) {
-			if i > 0 {
-				out = append(out, ',')
-			}
-			out = canonical(append(canonical(out, k), ':'), v[k])
+			out = canonical(append(out, ","[:min(i, 1)]...), k)
+			out = canonical(append(out, ':'), v[k])
 		}
 		return append(out, '}')
 	default: // bool and int64

@@ -1,14 +1,11 @@
 package tuf
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash"
 	"path"
 	"slices"
 	"strings"
@@ -165,8 +162,8 @@ type listing struct {
 // A meta describes one metadata file.
 type meta struct {
 	version int64
-	length  int64 // 0 if it is not said
-	hashes  hashes
+	length  int64         // 0 if it is not said
+	digest  *patch.Digest // nil if it is not said
 }
 
 func readListing(b []byte, kind string, limit int) (*listing, error) {
@@ -182,7 +179,8 @@ func readListing(b []byte, kind string, limit int) (*listing, error) {
 			m.length = r.positive(o, "length")
 		}
 		if r.has(o, "hashes") {
-			m.hashes = r.hashes(o)
+			digest := r.digest(o)
+			m.digest = &digest
 		}
 		l.meta[name] = m
 	}
@@ -192,39 +190,21 @@ func readListing(b []byte, kind string, limit int) (*listing, error) {
 // check returns an error matching [patch.ErrTampered] if b is not the file that
 // m describes.
 func (m meta) check(name string, b []byte) error {
-	if m.length != 0 && m.length != int64(len(b)) || !m.hashes.match(b) {
+	if m.length != 0 && m.length != int64(len(b)) || m.digest != nil && *m.digest != sha256.Sum256(b) {
 		return fmt.Errorf("%w: %s", patch.ErrTampered, name)
 	}
 	return nil
 }
 
-// hashes maps the name of an algorithm to a hash.
-type hashes map[string][]byte
-
-func (r *reader) hashes(o object) hashes {
-	h := hashes{}
-	for name := range field[object](r, o, "hashes") {
-		h[name] = r.hex(field[object](r, o, "hashes"), name)
-		if size := map[string]int{"sha256": sha256.Size, "sha512": sha512.Size}[name]; size == 0 || len(h[name]) != size {
-			r.fail("hash %q is not a known one", name)
-		}
+// digest returns the SHA-256 of "hashes", which must hold no other.
+func (r *reader) digest(o object) (d patch.Digest) {
+	all := field[object](r, o, "hashes")
+	b := r.hex(all, "sha256")
+	if len(b) != len(d) || len(all) != 1 {
+		r.fail(`"hashes" has to be one SHA-256`)
 	}
-	if len(h) == 0 {
-		r.fail(`"hashes" is empty`)
-	}
-	return h
-}
-
-// match tells whether b has every one of the hashes.
-func (h hashes) match(b []byte) bool {
-	for name, want := range h {
-		hash := map[string]hash.Hash{"sha256": sha256.New(), "sha512": sha512.New()}[name]
-		hash.Write(b)
-		if !bytes.Equal(hash.Sum(nil), want) {
-			return false
-		}
-	}
-	return true
+	copy(d[:], b)
+	return d
 }
 
 // A targets is the metadata of the top-level targets role or of a role below it
@@ -286,9 +266,9 @@ func (r *reader) delegations(t *targets, del object) {
 		o, _ := v.(object)
 		d := delegation{r.signers(o, keys), r.role(o, "name"), r.strings(o, "paths"), field[bool](r, o, "terminating")}
 		// Delegation by path_hash_prefixes is read differently by the field's
-		// clients; succinct_roles do its work.
-		if r.has(o, "path_hash_prefixes") || slices.Contains(seen, d.name) {
-			r.fail("role %q has path_hash_prefixes or is delegated twice", d.name)
+		// clients, and so are patterns with classes and escapes.
+		if r.has(o, "path_hash_prefixes") || strings.ContainsAny(strings.Join(d.paths, ""), `[\`) || slices.Contains(seen, d.name) {
+			r.fail("role %q has path_hash_prefixes, a pattern with more than * and ?, or is delegated twice", d.name)
 		}
 		seen = append(seen, d.name)
 		t.delegations = append(t.delegations, d)
@@ -315,42 +295,21 @@ func (s *succinct) bin(target string) string {
 	return fmt.Sprintf("%s-%0*x", s.prefix, (s.bits+3)/4, n)
 }
 
-// covers tells whether the delegation is responsible for a path.
+// covers tells whether the delegation is responsible for a path. "*" and "?" do
+// not match a "/".
 func (d delegation) covers(target string) bool {
 	return slices.ContainsFunc(d.paths, func(pattern string) bool {
-		return matches(strings.Split(pattern, "/"), strings.Split(target, "/"))
+		ok, err := path.Match(pattern, target)
+		return ok && err == nil
 	})
-}
-
-// matches compares part by part, since a character class could match a "/". A
-// pattern that is malformed matches nothing.
-func matches(pattern, target []string) bool {
-	if len(pattern) != len(target) {
-		return false
-	}
-	for i := range pattern {
-		if ok, err := path.Match(pattern[i], target[i]); err != nil || !ok {
-			return false
-		}
-	}
-	return true
 }
 
 // A Target is a file that the metadata vouches for.
 type Target struct {
 	Path   string
 	Length int64
+	Digest patch.Digest
 	Custom json.RawMessage // nil if there is none
-	hashes hashes
-}
-
-// SHA256 returns the target's hash, which for us every target has.
-func (t *Target) SHA256() (patch.Digest, error) {
-	h, ok := t.hashes["sha256"]
-	if !ok || len(t.hashes) != 1 {
-		return patch.Digest{}, malformed("target %q needs sha256 and no other hash", t.Path)
-	}
-	return patch.Digest(h), nil
 }
 
 // Check returns an error matching [patch.ErrTampered] if b is not the target.
@@ -358,11 +317,11 @@ func (t *Target) Check(b []byte) error {
 	if t.Length != int64(len(b)) {
 		return fmt.Errorf("%w: %s", patch.ErrTampered, t.Path)
 	}
-	return meta{hashes: t.hashes}.check(t.Path, b)
+	return meta{digest: &t.Digest}.check(t.Path, b)
 }
 
 func (r *reader) target(path string, o object) *Target {
-	t := &Target{Path: path, Length: field[int64](r, o, "length"), hashes: r.hashes(o)}
+	t := &Target{Path: path, Length: field[int64](r, o, "length"), Digest: r.digest(o)}
 	if t.Length < 0 {
 		r.fail("target %q is shorter than nothing", path)
 	}

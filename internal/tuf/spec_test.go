@@ -414,7 +414,7 @@ func TestSection5_5_2_SnapshotHash(t *testing.T) {
 		"sha512": {edit: listed(func(b []byte) tuftest.Object {
 			sum := sha512.Sum512(b)
 			return tuftest.Object{"version": 1, "hashes": tuftest.Object{"sha512": hex.EncodeToString(sum[:])}}
-		}), kept: all},
+		}), want: patch.ErrMalformed, kept: nothing},
 		"another length": {
 			edit: listed(func(b []byte) tuftest.Object { return tuftest.Object{"version": 1, "length": len(b) + 1} }),
 			want: patch.ErrTampered, kept: timestamped,
@@ -423,14 +423,14 @@ func TestSection5_5_2_SnapshotHash(t *testing.T) {
 			edit: listed(func([]byte) tuftest.Object { return tuftest.Object{"version": 1, "hashes": other["hashes"]} }),
 			want: patch.ErrTampered, kept: timestamped,
 		},
-		"one hash right, one wrong": {
+		"two hashes": {
 			edit: listed(func(b []byte) tuftest.Object {
 				o := tuftest.Listing(1, b)
-				sum := sha512.Sum512([]byte("other"))
+				sum := sha512.Sum512(b)
 				o["hashes"].(tuftest.Object)["sha512"] = hex.EncodeToString(sum[:])
 				return o
 			}),
-			want: patch.ErrTampered, kept: timestamped,
+			want: patch.ErrMalformed, kept: nothing,
 		},
 		"one byte of white space more": {
 			files: func(f *tuftest.Files) { f.Roles["snapshot"] = append(f.Roles["snapshot"], ' ') },
@@ -778,14 +778,6 @@ func TestSection5_6_7_2_PathPatterns(t *testing.T) {
 		{"debian/a.ko", "debian/A.ko", false},
 		{"debian/?.ko", "debian/a.ko", true},
 		{"debian/?.ko", "debian/é.ko", true},
-		{"debian/[ab].ko", "debian/b.ko", true},
-		{"debian/[^ab].ko", "debian/b.ko", false},
-		{"debian[^x]a.ko", "debian/a.ko", false}, // a class does not match "/"
-		{"debian[/]a.ko", "debian/a.ko", false},
-		{"debian/[a.ko", "debian/[a.ko", false}, // not a pattern
-		{"debian/[]a].ko", "debian/a.ko", false},
-		{"debian/\\*", "debian/*", true},
-		{"debian/\\*", "debian/a", false},
 		{"", "", true},
 		{"", "a.ko", false},
 		{"debian/*", "", false},
@@ -808,6 +800,23 @@ func TestSection5_6_7_2_PathPatterns(t *testing.T) {
 				t.Errorf("verdict = %v, want %v", err, want)
 			}
 		})
+	}
+}
+
+// A class could match a "/", and escapes and unfinished classes are read
+// differently by different programs.
+func TestSection5_6_7_2_PatternsWithClassesAreRefused(t *testing.T) {
+	for _, pattern := range []string{"debian/[ab].ko", "debian[^x]a.ko", "debian/[a.ko", `debian/\*`, `\`} {
+		r := tuftest.New(start)
+		key := tuftest.NewKey("a")
+		r.AddRole("alpha", key)
+		entry := tuftest.Delegation("alpha", tuftest.Threshold(1, key), true, "never/this", pattern)
+		r.Roles["targets"].Signed["delegations"] = tuftest.Object{"keys": tuftest.Keys(key), "roles": []any{entry}}
+		files := r.Files()
+		_, _, err := find(t, tuf.Stored{Root: files.Roots[0]}, files, start, "debian/a.ko")
+		if verdict(err) != patch.ErrMalformed {
+			t.Errorf("%q: verdict = %v, want %v", pattern, err, patch.ErrMalformed)
+		}
 	}
 }
 
@@ -878,8 +887,8 @@ func TestSection5_7_Target(t *testing.T) {
 	if got, want := string(found.Custom), `{"name":"lkp_Debian_6_1_0_53_amd64_1","sequence":7}`; got != want {
 		t.Errorf("custom = %s, want %s", got, want)
 	}
-	if digest, err := found.SHA256(); err != nil || digest != sha256.Sum256([]byte("ELF")) {
-		t.Errorf("SHA256 = %v, %v", digest, err)
+	if found.Digest != sha256.Sum256([]byte("ELF")) {
+		t.Errorf("digest = %v", found.Digest)
 	}
 	tests := map[string]struct {
 		content string

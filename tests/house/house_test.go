@@ -74,7 +74,7 @@ var (
 	makeVerb = regexp.MustCompile(`(?m)^([a-z][a-z-]*):.*## `)
 	// In documents a verb stands in code: at the start of a line of a block, or
 	// between back-ticks.
-	makeUse   = regexp.MustCompile("(?m)^(?:\\$ )?make ([a-z][a-z-]*)")
+	makeUse   = regexp.MustCompile(`(?m)^(?:\$ )?make ([a-z][a-z-]*)`)
 	makeQuote = regexp.MustCompile("`make ([a-z][a-z-]*)[^`]*`")
 )
 

@@ -153,23 +153,23 @@ func TestNothingIsInsertedThatTheJournalCannotKeep(t *testing.T) {
 	m.wantJournalKnowsKernel()
 }
 
-// wantJournalKnowsKernel fails the test unless the journal has every module that
-// ever got in, and no floor is below what is or was in.
+// wantJournalKnowsKernel fails the test unless the journal has the modules that
+// got in last (it forgets those of long ago), and no floor is below what is or
+// was in.
 func (m *machine) wantJournalKnowsKernel() {
 	m.t.Helper()
 	j := m.journal()
+	in := m.kernel.insertions()
 	var highest uint64
-	for _, in := range m.kernel.insertions() {
-		known := false
+	for i, module := range in {
+		known := i < len(in)-20
 		for _, e := range j.Entries {
-			if e.Name == in.Name {
-				known = known || e.Digest.String() == in.SHA256
-				highest = max(highest, e.Sequence)
-			}
+			known = known || e.Name == module.Name && e.Digest.String() == module.SHA256
 		}
 		if !known {
-			m.t.Errorf("journal does not know %s (%s), which got in", in.Name, in.SHA256)
+			m.t.Errorf("journal does not know %s (%s), which got in", module.Name, module.SHA256)
 		}
+		highest = max(highest, uint64(numberOf(module.Name)))
 	}
 	if floor := j.Floors[buildID].Sequence; floor < highest {
 		m.t.Errorf("floor = %d, below %d, which got in", floor, highest)

@@ -201,6 +201,7 @@ type journal struct {
 		Digest   patch.Digest
 		Standing string
 		BootID   string `json:"boot_id"`
+		Proven   bool   // accepted once, and perhaps on its way in again
 	}
 	Floors map[patch.BuildID]struct {
 		Sequence uint64

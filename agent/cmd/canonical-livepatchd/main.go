@@ -27,6 +27,7 @@ import (
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/localapi"
+	"livepatch/agent/internal/trust"
 	"livepatch/internal/version"
 )
 
@@ -118,6 +119,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int) 
 	if err != nil {
 		return fmt.Errorf("cannot read TUF root: %w", err)
 	}
+	if o.check {
+		_, err := config.Load(filepath.Join(o.data, agent.ConfigFile))
+		return errors.Join(err, trust.CheckRoot(root))
+	}
 	// Everything made from here on is the agent's own business.
 	syscall.Umask(0o077)
 	unlock, err := lock(o.data)
@@ -138,7 +143,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int) 
 		Version: version.String(),
 		Vendor:  o.vendor,
 	})
-	if err != nil || o.check {
+	if err != nil {
 		return err
 	}
 	return serve(ctx, o, a, log, uid)
@@ -154,7 +159,7 @@ func serve(ctx context.Context, o options, a *agent.Agent, log *slog.Logger, uid
 		return err
 	}
 	api := &localapi.Server{Log: log, Agent: a, Version: version.String(), Allow: append(slices.Clone(o.allow), uint32(uid))}
-	log.WarnContext(ctx, "Started", "version", version.String(), "run", o.run)
+	log.InfoContext(ctx, "Started", "version", version.String(), "run", o.run)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return api.Serve(ctx, listeners) })
 	group.Go(func() error {

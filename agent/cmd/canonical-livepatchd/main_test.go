@@ -455,15 +455,65 @@ func TestMemoryAtRest(t *testing.T) {
 	d := w.start()
 	w.enable()
 	w.state("patchState: applied")
-	for range 3 {
+	for i := range 10 {
+		w.service.Repo.Publish()
 		w.want(localapi.PrivateSocket, http.MethodPut, "/refresh", "", 200, "patch state: applied")
+		w.want(localapi.PublicSocket, http.MethodGet, "/status?verbose=true&format="+[]string{"json", "yaml", "humane"}[i%3], "", 200, "")
 	}
+	w.want(localapi.PrivateSocket, http.MethodPut, "/config", `{"https-proxy":"http://127.0.0.1:1","no-proxy":"127.0.0.1"}`, 204, "")
+	w.want(localapi.PrivateSocket, http.MethodPut, "/disable", "", 200, "Removed")
+	w.enable()
+	w.state("patchState: applied")
+	w.want(localapi.PrivateSocket, http.MethodPut, "/refresh", "", 200, "patch state: applied")
 	rss := rssOf(t, d.Process.Pid)
 	t.Logf("VmRSS at rest: %d KB", rss)
 	if rss > 20<<10 {
 		t.Errorf("VmRSS at rest is %d KB, want at most 20 MB", rss)
 	}
 	w.stop(d)
+}
+
+// Between check-ins the agent sleeps: nothing in it wakes up to look whether
+// there is something to do.
+func TestSleepsBetweenChecks(t *testing.T) {
+	w := newWorld(t)
+	d := w.start()
+	w.enable()
+	w.state("patchState: applied")
+	time.Sleep(3 * time.Second) // what the work has left running ends
+	before, start := wakeUps(t, d.Process.Pid), time.Now()
+	time.Sleep(10 * time.Second)
+	woken := wakeUps(t, d.Process.Pid) - before
+	t.Logf("%d wake-ups in %v", woken, time.Since(start).Round(time.Second))
+	if woken > 10 {
+		t.Errorf("%d wake-ups in 10 seconds", woken)
+	}
+	w.stop(d)
+}
+
+// wakeUps returns how often the threads of a process have gone to sleep so far,
+// which is how often they were woken.
+func wakeUps(t *testing.T, pid int) int {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no threads: %v", err)
+	}
+	total := 0
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if m := regexp.MustCompile(`(?m)^voluntary_ctxt_switches:\s+(\d+)`).FindSubmatch(b); m != nil {
+			n, err := strconv.Atoi(string(m[1]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += n
+		}
+	}
+	return total
 }
 
 // rssOf returns the resident memory of a process in KB.

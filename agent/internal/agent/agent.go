@@ -33,10 +33,12 @@ import (
 const (
 	tokenFile     = "machine-token" // its existence means "enabled" to other programs
 	machineIDFile = "machine-id"
-	configFile    = "config"
 	stateFile     = "state.json"
 	cacheDir      = "cache"
 )
+
+// ConfigFile is the name of the configuration below the data folder.
+const ConfigFile = "config"
 
 // maxCache is how much the cache of modules may hold: one module of the largest
 // size and then some.
@@ -142,7 +144,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("cannot open cache: %w", err)
 	}
 	var err error
-	if a.cfg, err = config.Load(a.path(configFile)); err != nil {
+	if a.cfg, err = config.Load(a.path(ConfigFile)); err != nil {
 		return nil, err
 	}
 	a.applyLevel()

@@ -203,6 +203,14 @@ func TestServiceInTrouble(t *testing.T) {
 			w.repo.SetLifetime(-time.Hour)
 			w.repo.Resign()
 		}, "signed metadata has expired", "out of date"},
+		"metadata expired, says a clock that is ahead": {func(w *netWorld) {
+			w.repo.SetLifetime(-time.Hour)
+			w.repo.Resign()
+			w.tls.Override(func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Date", time.Now().Add(-3*time.Hour).UTC().Format(http.TimeFormat))
+				return false
+			})
+		}, "signed metadata has expired: timestamp.json is expired: this machine's clock is 3 hours ahead of the service's", "set the clock"},
 		"metadata rolled back": {func(w *netWorld) {
 			old := w.repo.State()
 			w.repo.Publish()

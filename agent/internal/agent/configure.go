@@ -42,7 +42,7 @@ func (a *Agent) SetConfig(ctx context.Context, values map[string]string) ([]stri
 		return nil, fmt.Errorf("cannot change the configuration: %w", err)
 	}
 	svc.Close()
-	if err := next.Save(a.path(configFile)); err != nil {
+	if err := next.Save(a.path(ConfigFile)); err != nil {
 		return nil, err
 	}
 	a.mu.Lock()

@@ -97,6 +97,10 @@ func (a *Agent) Enable(ctx context.Context, authToken string) (machineToken stri
 		return "", fmt.Errorf("cannot enable this machine: %w", err)
 	}
 	if err := durable.WriteFile(a.path(tokenFile), []byte(e.MachineToken+"\n"), 0o600); err != nil {
+		// Or the service would wait for a machine that does not know its token.
+		if ferr := a.forget(ctx, a.configuration(), e.MachineToken); ferr != nil {
+			a.log.WarnContext(ctx, "Cannot tell the service", "err", ferr)
+		}
 		return "", fmt.Errorf("cannot keep the machine token: %w", err)
 	}
 	a.mu.Lock()
@@ -122,6 +126,12 @@ func (a *Agent) mayEnable() error {
 	return nil
 }
 
+func (a *Agent) configuration() config.Config {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg
+}
+
 // enrol asks the service for a machine token.
 func (a *Agent) enrol(ctx context.Context, authToken string) (service.Enrolment, error) {
 	facts, err := machine.Read(a.kernel)
@@ -130,9 +140,8 @@ func (a *Agent) enrol(ctx context.Context, authToken string) (service.Enrolment,
 	}
 	a.mu.Lock()
 	a.live.facts = facts
-	cfg := a.cfg
 	a.mu.Unlock()
-	svc, err := a.connect(cfg)
+	svc, err := a.connect(a.configuration())
 	if err != nil {
 		return service.Enrolment{}, err
 	}

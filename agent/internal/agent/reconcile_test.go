@@ -332,6 +332,31 @@ func TestOtherBuildOfTheSameRelease(t *testing.T) {
 	}
 }
 
+func TestClockThatIsAMinuteOrTenOff(t *testing.T) {
+	for skew, want := range map[time.Duration]string{
+		time.Minute:       "",
+		10 * time.Minute:  "this machine's clock is 10 minutes behind the service's",
+		-10 * time.Minute: "this machine's clock is 10 minutes ahead of the service's",
+		3 * time.Hour:     "this machine's clock is 3 hours behind the service's",
+	} {
+		w := newWorld(t)
+		w.svc.skew = skew
+		w.enable()
+		w.mustCheck() // it is not so wrong that nothing can be judged
+		s, _ := w.Status(false)
+		got := ""
+		for _, n := range s.Notices {
+			got += n.Message
+			if !strings.Contains(n.Hint, "set the clock") {
+				t.Errorf("%v: hint = %q", skew, n.Hint)
+			}
+		}
+		if got != want {
+			t.Errorf("%v: notices %q, want %q", skew, got, want)
+		}
+	}
+}
+
 func TestDisableAndRemove(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		w := enabled(t)
@@ -349,6 +374,21 @@ func TestDisableAndRemove(t *testing.T) {
 		if _, on := w.Status(false); on {
 			t.Error("enabled after a restart")
 		}
+	}
+}
+
+// The token cannot be kept: the service is told to forget the machine.
+func TestEnableThatCannotKeepTheToken(t *testing.T) {
+	w := newWorld(t)
+	if err := os.MkdirAll(filepath.Join(w.path(tokenFile), "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Enable(t.Context(), servicetest.AuthToken)
+	if err == nil || !strings.HasPrefix(err.Error(), "cannot keep the machine token: ") {
+		t.Errorf("Enable = %v", err)
+	}
+	if _, on := w.Status(false); on || w.svc.forgot != 1 {
+		t.Errorf("enabled: %v, service told %d times", on, w.svc.forgot)
 	}
 }
 

@@ -253,7 +253,9 @@ func explain(err error, socket string) error {
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("%w: no answer in time", ErrAway)
 	case codes.Unavailable:
-		if strings.Contains(st.Message(), "permission denied") {
+		// The loader closes the connection of a peer that it does not talk to
+		// before a byte has gone either way.
+		if strings.Contains(st.Message(), "permission denied") || strings.Contains(st.Message(), " preface") {
 			return fmt.Errorf("%w: %s", ErrForbidden, socket)
 		}
 		return fmt.Errorf("%w: %s", ErrAway, cause(st.Message()))

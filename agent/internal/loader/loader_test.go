@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,10 +18,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
 
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/loadertest"
 	"livepatch/internal/patch"
+	"livepatch/internal/peercred"
 	"livepatch/internal/rpcerr"
 )
 
@@ -169,6 +172,20 @@ func TestLoaderIsAway(t *testing.T) {
 	_, err = loader.New(socket).Status(t.Context())
 	if !errors.Is(err, loader.ErrAway) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("nothing listens: %v", err)
+	}
+}
+
+func TestLoaderThatRefusesThisUser(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "loader.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer(grpc.Creds(peercred.Credentials(func(peercred.Info) bool { return false })))
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Stop()
+	if _, err := loader.New(socket).Status(t.Context()); !errors.Is(err, loader.ErrForbidden) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Status = %v", err)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
 	"livepatch/agent/internal/durable"
@@ -57,11 +58,20 @@ type memo struct {
 	Root       int64        `json:"root"` // version of the newest
 }
 
+// CheckRoot returns an error unless b is root metadata that can be trusted to
+// begin with: signed by itself.
+func CheckRoot(b []byte) error {
+	if _, err := trustedmetadata.New(b); err != nil {
+		return fmt.Errorf("cannot use root metadata: %w", translate(err))
+	}
+	return nil
+}
+
 // Open returns a keeper that keeps its files in dir and trusts the root
 // metadata in pinned.
 func Open(dir string, pinned []byte) (*Keeper, error) {
-	if _, err := metadata.Root().FromBytes(pinned); err != nil {
-		return nil, fmt.Errorf("cannot use root metadata: %w: %w", patch.ErrMalformed, err)
+	if err := CheckRoot(pinned); err != nil {
+		return nil, err
 	}
 	k := &Keeper{
 		dir:      filepath.Join(dir, "metadata"),

@@ -132,9 +132,7 @@ func signed(set *tuf.Set, s Submission) (m patch.Module, d patch.Digest, err err
 	if m, err = patch.ParseModule(target.Custom); err != nil {
 		return m, d, err
 	}
-	if d, err = target.SHA256(); err != nil {
-		return m, d, err
-	}
+	d = target.Digest
 	if want := patch.ModulePath(vendor, m); s.Target != want || s.Image.size != target.Length {
 		return m, d, fmt.Errorf("%w: %q of %d bytes was sent, signed is %q of %d bytes", patch.ErrTampered, s.Target, s.Image.size, want, target.Length)
 	}

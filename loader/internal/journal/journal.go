@@ -8,6 +8,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,11 +92,8 @@ type Journal struct {
 // process has it open. The caller has to Close it.
 func Open(dir string) (*Journal, error) {
 	err := os.MkdirAll(filepath.Join(dir, "store"), 0o700)
-	var lock *os.File
-	if err == nil {
-		lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	}
-	if err != nil {
+	lock, lerr := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err := cmp.Or(err, lerr); err != nil {
 		return nil, fmt.Errorf("cannot open journal: %w: %w", patch.ErrStorage, err)
 	}
 	j := &Journal{dir: dir, lock: lock, saved: map[string][]byte{}}

@@ -73,7 +73,11 @@ func (k *Kernel) State(name string) (State, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return k.stateOfModule(name), nil
+		// Since 5.1 the folder goes when the livepatch is disabled or replaced.
+		// Its module may still be there.
+		if _, err := fs.Stat(k.fsys, path.Join("sys/module", name)); err != nil {
+			return Absent, nil
+		}
 	case err != nil:
 		return 0, fmt.Errorf("cannot read state of %q: %w", name, err)
 	case transition && enabled:
@@ -84,15 +88,6 @@ func (k *Kernel) State(name string) (State, error) {
 		return Enabled, nil
 	}
 	return Disabled, nil
-}
-
-// stateOfModule is State where the livepatch's folder is gone, which since 5.1
-// happens when it was disabled or replaced. Its module may still be there.
-func (k *Kernel) stateOfModule(name string) State {
-	if _, err := fs.Stat(k.fsys, path.Join("sys/module", name)); err == nil {
-		return Disabled
-	}
-	return Absent
 }
 
 // flag reads a sysfs attribute that holds "0\n" or "1\n".

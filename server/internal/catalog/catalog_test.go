@@ -507,6 +507,53 @@ func TestOfTwoPublicationsAtOnceOneWins(t *testing.T) {
 	walk(t, s, rivals[winner])
 }
 
+// An interrupted database lets somebody else write before the first update.
+type interrupted struct {
+	catalog.Database
+	once sync.Once
+	by   func()
+}
+
+func (d *interrupted) Update(ctx context.Context, fn func(store.Tx) error) error {
+	d.once.Do(d.by)
+	return d.Database.Update(ctx, fn)
+}
+
+// TestPublicationOfAnotherServerIsNoticed publishes for another vendor between
+// the verification of a publication and its commit: no version is in the way,
+// but what was verified is no longer what is there.
+func TestPublicationOfAnotherServerIsNoticed(t *testing.T) {
+	s, r := published(t)
+	ours, theirs := r.Clone(), r.Clone()
+	ours.Publish("debian-0")
+	theirs.Publish("debian-1")
+	slow := s.Catalog.On(func(db catalog.Database) catalog.Database {
+		return &interrupted{Database: db, by: func() { s.Publish(t, theirs, "debian-1") }}
+	})
+	_, err := slow.Publish(t.Context(), servicetest.Publication(ours, "debian-0"))
+	if !errors.Is(err, store.ErrConflict) {
+		t.Errorf("Publish = %v, want %v", err, store.ErrConflict)
+	}
+	if got := s.Catalog.State().Versions; got["debian-0"] != 1 || got["debian-1"] != 2 {
+		t.Errorf("versions are %v", got)
+	}
+	// Repeated, it is verified against what is there now.
+	if _, err := slow.Publish(t.Context(), servicetest.Publication(ours, "debian-0")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSlowReaderDoesNotTurnBackTime(t *testing.T) {
+	s, r := published(t)
+	late := s.Catalog.Late()
+	r.Publish("debian-0")
+	want := s.Publish(t, r, "debian-0").Generation
+	late()
+	if got := s.Catalog.Generation(); got != want {
+		t.Errorf("generation = %d, want %d", got, want)
+	}
+}
+
 func TestServiceGoesOnAfterRestart(t *testing.T) {
 	s, r := published(t)
 	want := s.Catalog.State()

@@ -35,6 +35,16 @@ func (c *Catalog) With(db Database) *Catalog {
 	return other
 }
 
+// On returns a catalog with c's view and keys that logs nowhere and writes
+// through wrap.
+func (c *Catalog) On(wrap func(Database) Database) *Catalog { return c.With(wrap(c.db)) }
+
+// Late returns what a reader does that was slow to load the view of now.
+func (c *Catalog) Late() func() {
+	v := c.view.Load()
+	return func() { c.replace(v) }
+}
+
 // ParseName is what a file name of a request goes through.
 var ParseName = parseName
 

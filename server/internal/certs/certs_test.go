@@ -1,7 +1,6 @@
 package certs_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"livepatch/server/internal/certs"
+	"livepatch/server/internal/servicetest"
 )
 
 func makeDev(t *testing.T, dir string, hosts ...string) {
@@ -143,7 +143,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(now))
 		makeDev(t, dir, "a.test")
-		var log bytes.Buffer
+		var log servicetest.Log
 		p, err := certs.Load(slog.New(slog.NewTextHandler(&log, nil)), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"))
 		if err != nil {
 			t.Fatal(err)
@@ -158,7 +158,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 		first := p.Expires()
 		step := func(name string, want bool) {
 			t.Helper()
-			before := log.Len()
+			before := len(log.String())
 			time.Sleep(11 * time.Second)
 			synctest.Wait()
 			if got := strings.Contains(log.String()[before:], `msg="Reloaded`); got != want {

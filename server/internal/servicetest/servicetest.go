@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,12 +41,32 @@ import (
 // A Service is an open service.
 type Service struct {
 	Dir     layout.Dir
-	Log     *bytes.Buffer // at level debug; read it when requests are over
+	Log     *Log // at level debug
 	DB      *sqlite.DB
 	Blobs   *blob.Store
 	Catalog *catalog.Catalog
 	Desk    *enrolment.Desk
 	Metrics *ops.Metrics
+}
+
+// A Log keeps what is logged. It is safe for concurrent use.
+type Log struct {
+	mu    sync.Mutex
+	lines bytes.Buffer
+}
+
+// Write implements [io.Writer].
+func (l *Log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(b)
+}
+
+// String returns all that was logged so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.String()
 }
 
 // Soak is how long patches of a test's service stay on trial.
@@ -90,7 +111,7 @@ func writeKey(t testing.TB, path, name string) {
 // starts would.
 func Open(t testing.TB, dir layout.Dir) *Service {
 	t.Helper()
-	s := &Service{Dir: dir, Log: &bytes.Buffer{}, Metrics: ops.NewMetrics()}
+	s := &Service{Dir: dir, Log: &Log{}, Metrics: ops.NewMetrics()}
 	keys, err := dir.Keys()
 	if err != nil {
 		t.Fatal(err)

@@ -41,14 +41,16 @@ func (k *Kernel) BuildModule(ctx context.Context, cache string, src Source) (str
 	return file, nil
 }
 
+// recipe is part of what a module that was built before is known by. It goes up
+// whenever buildModule changes what it makes.
+const recipe = 2
+
 func (k *Kernel) buildModule(ctx context.Context, cache string, src Source) (string, error) {
 	code, err := os.ReadFile(src.File)
 	if err != nil {
 		return "", err
 	}
-	// kbuild's own files have no absolute paths in common with the module, so
-	// the same source gives the same bytes wherever the cache lies.
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%q\n%s", k.Release, k.Version, src.Name, src.Define, code))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%s\n%s\n%s\n%s", recipe, k.Release, k.Version, src.Name, kbuild(src), code))
 	dir := filepath.Join(cache, "modules", src.Name+"-"+hex.EncodeToString(sum[:8]))
 	ko := filepath.Join(dir, src.Name+".ko")
 	if exists(ko) {

@@ -88,6 +88,22 @@ func TestPayloadRefusesWhatIsNoKernel(t *testing.T) {
 	}
 }
 
+// FuzzPayload has seeds that are refused at each check of the header.
+func FuzzPayload(f *testing.F) {
+	whole := bzImage([]byte("\xfd7zXZ\x00 and then nothing that is xz"))
+	f.Add([]byte{})
+	f.Add(whole)
+	f.Add(whole[:1024])
+	far := bytes.Clone(whole)
+	binary.LittleEndian.PutUint32(far[0x248:], 1<<32-1)
+	f.Add(far)
+	f.Fuzz(func(t *testing.T, image []byte) {
+		if b, err := payload(image); err == nil && len(b) == 0 && len(image) == 0 {
+			t.Error("nothing has a payload")
+		}
+	})
+}
+
 func TestPatchNameFollowsTheConvention(t *testing.T) {
 	k := &Kernel{Release: "6.12.48+deb13-cloud-amd64"}
 	if got, want := k.PatchName("113.1"), "lkp_Debian_6_12_48_deb13_cloud_amd64_113_1"; got != want {
