@@ -83,14 +83,16 @@ func TestAMachineThatStartsBeforeItsNetworkDoesNotCryWolf(t *testing.T) {
 	s := newService(t)
 	m := newClient(t, s)
 	m.ok("refresh")
+	m.ok("config", "log-level=info")
 	must(t, m.agent.stop(t))
 	must(t, s.server.stop(t))
-
+	seen := len(m.log.String())
 	m.switchOn()
-	eventually(t, "first check", func() bool { return strings.Contains(m.ok("status", "--format", "json"), "needs-check") })
-	if got := m.log.String(); strings.Contains(got, "level=ERROR") {
-		t.Errorf("agent logged an error:\n%s", got)
+	eventually(t, "first check has failed", func() bool { return strings.Contains(m.log.String()[seen:], "Cannot check in") })
+	if got := m.log.String()[seen:]; !strings.Contains(got, `level=INFO msg="Cannot check in"`) {
+		t.Errorf("agent logged:\n%s\nwant nothing above INFO", got)
 	}
+	m.wantStatus(newModule(1), "needs-check", "applied")
 }
 
 // A service that answers and never ends does not hold the agent for ever, and

@@ -83,7 +83,7 @@ func TestKillTheLoaderAtAnyMoment(t *testing.T) {
 	c := m.client()
 	var accepted uint64 // sequence of the last patch that the loader said it had accepted
 	var reboots []int
-	killed := 0
+	killed, cut := 0, 0
 	for n := 1; killed < kills && n < 4*kills; n++ {
 		m.kernel.set(steering{before: upTo(d, 4*time.Millisecond), after: upTo(d, 4*time.Millisecond), transition: upTo(d, 8*time.Millisecond)})
 		patch := newModule(n)
@@ -94,6 +94,7 @@ func TestKillTheLoaderAtAnyMoment(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			if _, err := applyWith(ctx, c, repo.opening(patch), patch.content); err != nil {
+				cut++
 				return
 			}
 			if _, err := c.Accept(ctx, &loaderv1.AcceptRequest{Name: patch.Name}); err == nil {
@@ -113,8 +114,8 @@ func TestKillTheLoaderAtAnyMoment(t *testing.T) {
 			m.bootUntilItWorks(d, accepted)
 		}
 	}
-	if killed < kills {
-		t.Errorf("the loader was there to be killed %d times only", killed)
+	if killed < kills || cut < kills/8 {
+		t.Errorf("the loader was killed %d times, %d of them while it applied a patch", killed, cut)
 	}
 	m.wantNeverOlder(reboots)
 
@@ -202,11 +203,17 @@ func TestKillTheAgentAtAnyMoment(t *testing.T) {
 	m.cli("enable", token)
 	before, err := os.ReadFile(m.path("agent/machine-token"))
 	must(t, err)
+	cut := 0
 	for range kills {
 		publish()
 		m.kernel.set(steering{before: upTo(d, 10*time.Millisecond), transition: upTo(d, 20*time.Millisecond)})
 		done := make(chan struct{})
-		go func() { defer close(done); m.cli("refresh") }()
+		go func() {
+			defer close(done)
+			if m.cli("refresh").code != 0 {
+				cut++
+			}
+		}()
 		time.Sleep(upTo(d, 120*time.Millisecond))
 		m.agent.kill()
 		if d.IntN(4) == 0 {
@@ -215,6 +222,9 @@ func TestKillTheAgentAtAnyMoment(t *testing.T) {
 		<-done
 		m.wantJournalKnowsKernel()
 		m.switchOn()
+	}
+	if cut < kills/8 {
+		t.Errorf("the agent was killed during a refresh %d times only", cut)
 	}
 	if after, err := os.ReadFile(m.path("agent/machine-token")); err != nil || string(after) != string(before) {
 		t.Errorf("machine token = %q, %v, want %q", after, err, before)

@@ -30,6 +30,14 @@ func TestASecondAgentDoesNotStart(t *testing.T) {
 	m.ok("refresh") // the first is none the worse for it
 }
 
+func TestTheCommandSaysThatTheDaemonIsDown(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, newRepository(time.Now()).pinned())
+	for _, args := range [][]string{{"status"}, {"refresh"}, {"enable", "token"}, {"disable"}, {"config"}} {
+		wantRefusal(t, m.cli(args...), "Connection to the daemon failed", "start it with")
+	}
+}
+
 func TestTheAgentDoesNotRunAsRoot(t *testing.T) {
 	t.Parallel()
 	if !root {

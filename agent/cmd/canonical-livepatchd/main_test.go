@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	w.service = servicetest.New(repo)
 	t.Cleanup(w.service.Close)
 	// A socket's path is at most 107 bytes long, and names of tests are long.
-	sockets, err := os.MkdirTemp("", "lp") //nolint:usetesting // its names are too long for a socket
+	sockets, err := os.MkdirTemp("", "lp")
 	if err != nil {
 		t.Fatal(err)
 	}

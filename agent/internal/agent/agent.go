@@ -21,11 +21,11 @@ import (
 
 	"livepatch/agent/internal/cache"
 	"livepatch/agent/internal/config"
-	"livepatch/agent/internal/durable"
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/trust"
+	"livepatch/internal/durable"
 	"livepatch/internal/service"
 )
 

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"livepatch/agent/internal/config"
-	"livepatch/agent/internal/durable"
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/machine"
+	"livepatch/internal/durable"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )

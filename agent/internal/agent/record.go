@@ -10,9 +10,9 @@ import (
 	"slices"
 	"time"
 
-	"livepatch/agent/internal/durable"
 	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/status"
+	"livepatch/internal/durable"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )

@@ -17,7 +17,7 @@ import (
 	"slices"
 	"time"
 
-	"livepatch/agent/internal/durable"
+	"livepatch/internal/durable"
 	"livepatch/internal/patch"
 )
 

@@ -13,7 +13,7 @@ import (
 	"testing/iotest"
 	"time"
 
-	"livepatch/agent/internal/durable"
+	"livepatch/internal/durable"
 	"livepatch/internal/patch"
 )
 

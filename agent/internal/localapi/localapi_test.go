@@ -86,7 +86,7 @@ func (f *fakeAgent) SetConfig(_ context.Context, values map[string]string) ([]st
 // serve returns a way to call the two sockets of an agent.
 func serve(t *testing.T, f *fakeAgent) func(socket, method, path, body string) (int, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "lp") //nolint:usetesting // its names are too long for a socket
+	dir, err := os.MkdirTemp("", "lp")
 	if err != nil {
 		t.Fatal(err)
 	}

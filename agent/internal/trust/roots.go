@@ -13,7 +13,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
-	"livepatch/agent/internal/durable"
+	"livepatch/internal/durable"
 )
 
 // A root is root metadata that was reached from the pinned one.

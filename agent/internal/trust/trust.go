@@ -24,8 +24,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
-	"livepatch/agent/internal/durable"
 	"livepatch/agent/internal/fetch"
+	"livepatch/internal/durable"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )

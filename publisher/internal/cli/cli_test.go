@@ -16,8 +16,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 
+	"livepatch/internal/elftest"
 	"livepatch/publisher/internal/cli"
-	"livepatch/publisher/internal/elftest"
 )
 
 // TestMain makes the program a command of the transcripts. Its clock stands

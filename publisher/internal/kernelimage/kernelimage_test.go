@@ -14,8 +14,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 
+	"livepatch/internal/elftest"
 	"livepatch/internal/patch"
-	"livepatch/publisher/internal/elftest"
 	"livepatch/publisher/internal/kernelimage"
 )
 

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"livepatch/internal/elftest"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
-	"livepatch/publisher/internal/elftest"
 	"livepatch/publisher/internal/module"
 )
 
