@@ -19,7 +19,7 @@ import (
 // implementation: over repositories that went wrong in some places, and over
 // pairs of updates, whatever we accept go-tuf accepts, and finds the same.
 func TestWhatWeAcceptGoTufAccepts(t *testing.T) {
-	const shards, rounds = 4, 250
+	const shards, rounds = 4, 250 / thin
 	var accepted, refused, stricter atomic.Int64
 	t.Run("shards", func(t *testing.T) {
 		for shard := range shards {

@@ -37,10 +37,6 @@ func malformed(format string, args ...any) error {
 //
 // It returns nil, bool, int64, string, []any or object.
 func parse(b []byte) (any, error) {
-	// The decoder would turn bad UTF-8 and lone surrogates into U+FFFD.
-	if !utf8.Valid(b) {
-		return nil, malformed("not UTF-8")
-	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	v, err := parseValue(dec, 0)
@@ -72,6 +68,7 @@ func parseValue(dec *json.Decoder, depth int) (any, error) {
 		}
 		return n, nil
 	case string:
+		// The decoder turns bad UTF-8 and lone surrogates into U+FFFD.
 		if strings.ContainsRune(t, utf8.RuneError) {
 			return nil, malformed("string holds a replacement character")
 		}

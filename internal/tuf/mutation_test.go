@@ -189,14 +189,16 @@ func TestMutations(t *testing.T) {
 			t.Parallel()
 			base := newRepo()
 			base.Files() // fills in what snapshot and timestamp list
-			tried := 0
+			tried, n := 0, 0
 			for _, p := range tuftest.Paths(role(base, name).Signed) {
 				for _, what := range slices.Sorted(maps.Keys(mutations)) {
-					tried += tryMutation(t, base.Clone(), name, p, what)
+					if n++; n%thin == 0 {
+						tried += tryMutation(t, base.Clone(), name, p, what)
+					}
 				}
 			}
 			t.Logf("%d mutations", tried)
-			if tried < 200 {
+			if tried < 200/thin {
 				t.Errorf("only %d mutations were tried", tried)
 			}
 		})

@@ -225,6 +225,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 		r.remove(ctx)
 	case r.isNewer(got):
 		r.apply(ctx, view, got)
+		r.noteSoak(c, got) // another patch may be in force now
 	case current(r.kernel) != nil:
 		r.keep(ix)
 	case got.otherBuild != "":

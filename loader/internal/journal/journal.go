@@ -68,8 +68,8 @@ type Trust struct {
 
 // record is the content of the journal's file.
 type record struct {
-	Entries []Entry                 `json:"entries"`
-	Floors  map[patch.BuildID]Floor `json:"floors"`
+	Entries []Entry                 `json:"entries,omitempty"`
+	Floors  map[patch.BuildID]Floor `json:"floors,omitempty"`
 	// CleanBoot is the boot that ended, or is ending, with a clean shutdown.
 	CleanBoot string `json:"clean_boot,omitempty"`
 }
@@ -116,7 +116,7 @@ func (j *Journal) Close() error { return j.lock.Close() }
 func (j *Journal) read(name string, v any) error {
 	b, err := os.ReadFile(filepath.Join(j.dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		b, err = json.Marshal(v) // as good as written
 	}
 	if err == nil {
 		err = json.Unmarshal(b, v)

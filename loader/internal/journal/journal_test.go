@@ -245,6 +245,29 @@ func TestFailureToWriteChangesNothing(t *testing.T) {
 	}
 }
 
+func TestNothingNewIsNotWritten(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	if _, err := j.BeginBoot("boot1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "journal.json")); err == nil {
+		t.Error("an empty journal was written: a loader could not start on a full disk")
+	}
+	put(t, j, entry("a", 1, journal.Accepted, "boot1"))
+	j = reopen(t, j, dir)
+	before, err := os.Stat(filepath.Join(dir, "journal.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.BeginBoot("boot2"); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(filepath.Join(dir, "journal.json")); err != nil || !os.SameFile(before, after) {
+		t.Errorf("a journal without change was written again: %v", err)
+	}
+}
+
 func TestSecondProcessWaits(t *testing.T) {
 	dir := t.TempDir()
 	first := open(t, dir)

@@ -13,7 +13,8 @@ import (
 
 // keep are the capabilities that stay, each for one reason.
 const keep = 1<<unix.CAP_SYS_MODULE | // finit_module and delete_module
-	1<<unix.CAP_DAC_READ_SEARCH // /proc/<pid>/task/<tid>/patch_state of other users, to name what blocks a transition
+	1<<unix.CAP_DAC_READ_SEARCH | // /proc/<pid>/task/<tid>/patch_state of other users, to name what blocks a transition
+	1<<unix.CAP_SYS_PTRACE // wchan beside it, to name the function that it sleeps in
 
 // Enter drops every other capability in all threads for good, forbids gaining
 // any by exec, forbids other processes to read this one's memory, and empties
