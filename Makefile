@@ -23,6 +23,7 @@ PACKAGES := ./...
 GOVERSION := $(shell go env GOVERSION 2>/dev/null)
 GENERATE  := .cache/tools/generate-$(shell cat tools/go.sum | sha256sum | cut -c1-12)-$(GOVERSION)
 LINT      := .cache/tools/lint-$(shell cat tools/lint/go.sum | sha256sum | cut -c1-12)-$(GOVERSION)
+SQLC      := .cache/tools/sqlc-$(shell cat tools/sqlc/go.sum | sha256sum | cut -c1-12)-$(GOVERSION)
 GOTEST    := build/gotest
 
 # ---- verbs ----
@@ -55,6 +56,7 @@ check-static: fmt-check vet lint generate-check modules-check ## Format, vet, li
 
 .PHONY: check-unit
 check-unit: $(GOTEST) ## Unit tests with the race detector, and the seeds of the fuzz tests
+	@$(GOTEST) -timeout 15m ./internal/tuf # all its cases; with -race it runs a fifth of them
 	@CGO_ENABLED=1 $(GOTEST) -race -timeout 15m $(PACKAGES)
 
 .PHONY: check-integration
@@ -84,8 +86,9 @@ lint: $(LINT)/golangci-lint ## Run the linters of .golangci.yml
 	@$(LINT)/golangci-lint run --allow-parallel-runners $(PACKAGES)
 
 .PHONY: generate
-generate: $(GENERATE)/buf ## Generate code from proto/
+generate: $(GENERATE)/buf $(SQLC)/sqlc ## Generate code from proto/ and from the server's queries.sql
 	@cd proto && PATH="$(CURDIR)/$(GENERATE):$$PATH" buf generate
+	@PATH="$(CURDIR)/$(SQLC):$$PATH" go generate ./server/internal/store/sqlite
 
 .PHONY: clean
 clean: ## Remove what was built; .cache stays (remove it by hand to fetch all anew)
@@ -100,8 +103,8 @@ fmt-check: $(LINT)/golangci-lint
 vet:
 	@go vet -tags integration,vm $(PACKAGES)
 
-generate-check: $(GENERATE)/buf
-	@PATH="$(CURDIR)/$(GENERATE):$$PATH" scripts/generate-check.sh
+generate-check: $(GENERATE)/buf $(SQLC)/sqlc
+	@PATH="$(CURDIR)/$(GENERATE):$(CURDIR)/$(SQLC):$$PATH" scripts/generate-check.sh
 
 modules-check:
 	@go mod tidy -diff
@@ -112,6 +115,10 @@ modules-check:
 $(GENERATE)/buf:
 	@echo "building buf and the protoc plugins into $(GENERATE)" >&2
 	@GOBIN='$(CURDIR)/$(GENERATE)' go -C tools install tool
+
+$(SQLC)/sqlc:
+	@echo "building sqlc into $(SQLC)" >&2
+	@GOBIN='$(CURDIR)/$(SQLC)' go -C tools/sqlc install tool
 
 $(LINT)/golangci-lint:
 	@echo "building golangci-lint into $(LINT)" >&2

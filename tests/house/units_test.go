@@ -15,10 +15,13 @@ const units = "packaging/systemd"
 // is a unit that may do nothing, 96 one without any sandbox. The numbers are
 // repeated in docs/how-to/run-without-a-snap.md.
 var exposure = map[string]string{
-	"livepatch-loader.service":      "21",
-	"livepatch-loader-boot.service": "21",
+	"livepatch-loader.service":      "23",
+	"livepatch-loader-boot.service": "23",
 	"canonical-livepatchd.service":  "14",
 }
+
+// relaxed matches what systemd-analyze holds against a unit, and its sum.
+var relaxed = regexp.MustCompile(`(?m)^.*(?:✗|→).*$`)
 
 // executable matches the programs that units start. They are not installed where
 // the test runs, and systemd-analyze insists on seeing them.
@@ -73,7 +76,7 @@ func TestUnitsAreSandboxed(t *testing.T) {
 		out, err := sh(t, "systemd-analyze", "security", "--offline=true", "--no-pager",
 			"--threshold="+limit, filepath.Join(dir, unit))
 		if err != nil {
-			t.Errorf("%s is more exposed than %s tenths: %v\n%s", unit, limit, err, out)
+			t.Errorf("%s is more exposed than %s tenths: %v\n%s", unit, limit, err, strings.Join(relaxed.FindAllString(out, -1), "\n"))
 		}
 		if said := limit[:1] + "." + limit[1:]; !strings.Contains(howTo, "| `"+unit+"` | "+said+" |") {
 			t.Errorf("docs/how-to/run-without-a-snap.md does not say that %s has %s", unit, said)

@@ -6,7 +6,7 @@
 // machine; it is repeated within the hour.
 package sqlite
 
-//go:generate go tool -modfile=../../../../tools/sqlc/go.mod sqlc generate
+//go:generate sqlc generate
 
 import (
 	"context"
