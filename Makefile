@@ -49,7 +49,7 @@ demo: setup build ## From nothing to a patched kernel in a virtual machine, and 
 check: setup check-static build check-unit check-integration check-vm ## Everything that CI runs
 
 .PHONY: check-fast
-check-fast: check-static build check-unit ## The part of check that needs no virtual machine and no built programs
+check-fast: check-static build check-unit ## The part of check that runs no built program and no virtual machine
 
 .PHONY: check-static
 check-static: fmt-check vet lint generate-check modules-check ## Format, vet, lint, generated code, modules

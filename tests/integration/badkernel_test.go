@@ -259,6 +259,7 @@ func TestRefreshWithAWrongClock(t *testing.T) {
 	m.join(s, f.url)
 	m.ok("enable", s.token())
 	m.ok("refresh")
+	m.accepts(newModule(1))
 	// Another clock in the service is another clock in the machine, seen from here.
 	serviceTime := func(ahead time.Duration) func(string, *http.Response) {
 		return func(_ string, res *http.Response) {

@@ -21,7 +21,7 @@ func TestRefreshWhileTheServiceCannotBeUsed(t *testing.T) {
 	s := newService(t)
 	m := newClient(t, s)
 	m.ok("refresh")
-	m.wantInForce(one)
+	m.accepts(one)
 	s.publish(two)
 
 	otherName := newFront(t, s, "127.0.0.2:0", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
@@ -83,6 +83,7 @@ func TestAMachineThatStartsBeforeItsNetworkDoesNotCryWolf(t *testing.T) {
 	s := newService(t)
 	m := newClient(t, s)
 	m.ok("refresh")
+	m.accepts(newModule(1))
 	m.ok("config", "log-level=info")
 	must(t, m.agent.stop(t))
 	must(t, s.server.stop(t))
@@ -105,6 +106,7 @@ func TestAnswersOfNonsense(t *testing.T) {
 	m.join(s, f.url)
 	m.ok("enable", s.token())
 	m.ok("refresh")
+	m.accepts(newModule(1))
 	checkIn := func(change func(res *http.Response)) func(string, *http.Response) {
 		return func(path string, res *http.Response) {
 			if strings.HasSuffix(path, "/check-in") {

@@ -50,6 +50,7 @@ type kernel struct {
 	lis net.Listener
 
 	mu      sync.Mutex
+	boots   int
 	steer   steering
 	log     []insertion
 	changes int                  // calls that reached the kernel, of any kind and outcome
@@ -111,6 +112,7 @@ func (k *kernel) boot(n int) {
 	for _, name := range k.listLocked("sys/module/lkp_*") {
 		k.remove("sys/module/" + name)
 	}
+	k.boots = n
 	k.ending = map[string]time.Time{}
 	for _, dir := range []string{"sys/kernel/livepatch", "graveyard", "staging"} {
 		k.mkdir(dir)
@@ -238,7 +240,7 @@ func (k *kernel) serve(conn net.Conn) {
 // insert is finit_module(2).
 func (k *kernel) insert(in insertion) unix.Errno {
 	k.mu.Lock()
-	s := k.steer
+	s, boot := k.steer, k.boots
 	k.changes++
 	k.mu.Unlock()
 	time.Sleep(s.before)
@@ -247,6 +249,8 @@ func (k *kernel) insert(in insertion) unix.Errno {
 	defer k.mu.Unlock()
 	k.tick()
 	switch {
+	case boot != k.boots:
+		return unix.EINTR // the machine went down in the middle of the call
 	case s.errno != 0:
 		return s.errno
 	case k.exists("sys/module/" + in.Name):

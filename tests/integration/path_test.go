@@ -43,7 +43,7 @@ func TestTheWayOfAPatch(t *testing.T) {
 	if got := len(m.kernel.insertions()); got != 1 {
 		t.Errorf("insertions = %d, want 1", got)
 	}
-	eventually(t, "first patch is accepted", func() bool { return m.standing(one.Name) == "accepted" })
+	m.accepts(one)
 
 	// replaced by a newer one
 	s.publish(two)
@@ -53,7 +53,7 @@ func TestTheWayOfAPatch(t *testing.T) {
 	if got := m.kernel.modules(); !slices.Equal(got, []string{two.Name}) {
 		t.Errorf("modules = %q, want the older one unloaded", got)
 	}
-	eventually(t, "second patch is accepted", func() bool { m.ok("refresh"); return m.standing(two.Name) == "accepted" })
+	m.accepts(two)
 	if got := s.admin("machine", "list"); !strings.Contains(got, two.Version) || !strings.Contains(got, "enabled") {
 		t.Errorf("the service does not know what is on the machine:\n%s", got)
 	}
@@ -142,6 +142,17 @@ func TestAHaltedPatchSpreadsNoFurtherAndStaysWhereItIs(t *testing.T) {
 	s.admin("rollout", "resume", vendor, one.Version)
 	late.ok("refresh")
 	late.wantInForce(one)
+}
+
+// accepts waits until the trial of the patch in force is over. The services of
+// these tests make it as short as can be.
+func (m *machine) accepts(p module) {
+	m.t.Helper()
+	m.wantInForce(p)
+	eventually(m.t, "patch is accepted", func() bool {
+		m.ok("refresh")
+		return m.standing(p.Name) == "accepted"
+	})
 }
 
 // wantInForce fails the test unless exactly these patches are in force, as the

@@ -19,6 +19,7 @@ func TestASecondAgentDoesNotStart(t *testing.T) {
 	s := newService(t)
 	m := newClient(t, s)
 	m.ok("refresh")
+	m.accepts(newModule(1))
 	before := m.footprint(true)
 	r := runToEnd(t, program(t.Context(), m.uid, nil, agentBin, m.agentArgs()...))
 	want := "canonical-livepatchd: error: cannot start with " + m.path("agent") + ": another agent uses this data folder\n" +

@@ -25,7 +25,7 @@ import (
 // socketDir returns an empty folder with a path short enough for a socket.
 func socketDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "lp") //nolint:usetesting // its paths are too long for a socket
+	dir, err := os.MkdirTemp("", "lp") // the paths of t.TempDir are too long for a socket
 	if err != nil {
 		tb.Fatal(err)
 	}

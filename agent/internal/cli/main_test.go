@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			// A short path: the address of a socket has room for 107 bytes.
-			run, err := os.MkdirTemp("", "lp") //nolint:usetesting // its paths are too long for a socket
+			run, err := os.MkdirTemp("", "lp") // the paths of t.TempDir are too long for a socket
 			if err != nil {
 				return err
 			}

@@ -75,7 +75,7 @@ func (k *Kernel) State(name string) (State, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		// Since 5.1 the folder goes when the livepatch is disabled or replaced.
 		// Its module may still be there.
-		if _, err := fs.Stat(k.fsys, path.Join("sys/module", name)); err != nil {
+		if module, _ := fs.Glob(k.fsys, path.Join("sys/module", name)); module == nil {
 			return Absent, nil
 		}
 	case err != nil:

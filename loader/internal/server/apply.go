@@ -30,7 +30,7 @@ func (s *Server) apply(ctx context.Context, o *loaderv1.Opening, image *gate.Ima
 	if err != nil {
 		return nil, err
 	}
-	if resp.Outcome != loaderv1.Outcome_OUTCOME_TRANSITION_PENDING {
+	if resp.GetOutcome() != loaderv1.Outcome_OUTCOME_TRANSITION_PENDING {
 		resp.Unloaded = s.unloadReplaced(ctx, cleared.Module().Name)
 		steps.done("unload")
 	}
