@@ -58,9 +58,7 @@ func TestAnotherUserIsRefusedByTheLoaderAndLogged(t *testing.T) {
 		t.Errorf("stranger at an open socket got: %s", got)
 	}
 	want := fmt.Sprintf(`level=WARN msg="Refused connection" peer_uid=%d`, who)
-	if got := m.loader.log.String(); !strings.Contains(got, want) {
-		t.Errorf("loader logged:\n%s\nwant %s", got, want)
-	}
+	eventually(t, "loader logs "+want, func() bool { return strings.Contains(m.loader.log.String(), want) })
 	if got := m.kernel.calls(); got != 0 {
 		t.Errorf("%d calls reached the kernel", got)
 	}

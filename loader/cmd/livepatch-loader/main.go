@@ -130,8 +130,10 @@ func serve(ctx context.Context, srv *server.Server, agentUID uint32, idle time.D
 			defer begin()()
 			return handle(srv, stream)
 		}),
-		grpc.MaxRecvMsgSize(8<<20),    // an opening; 5 000 kernels make one of 200 KiB
-		grpc.InitialWindowSize(1<<20), // a module of the usual size comes without a pause
+		// An opening of a repository of 5 000 kernels has 200 KiB.
+		grpc.MaxRecvMsgSize(8<<20),
+		// A module of the usual size comes without a pause.
+		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(1<<20),
 		grpc.MaxConcurrentStreams(8), grpc.MaxHeaderListSize(4<<10), grpc.ConnectionTimeout(5*time.Second),
 	)
 	loaderv1.RegisterLoaderServiceServer(g, srv)
