@@ -467,8 +467,13 @@ func (p *proposal) fresh(role string, expires time.Time) error {
 
 // parse reads a metadata file and checks that it is of the version that its
 // name says.
-func parse[T metadata.Roles](f offline) (*metadata.Metadata[T], error) {
-	m, err := new(metadata.Metadata[T]).FromBytes(f.body)
+func parse[T metadata.Roles](f offline) (m *metadata.Metadata[T], err error) {
+	defer func() { // go-tuf 2.4.2 panics on null in the place of an object
+		if recover() != nil {
+			m, err = nil, fmt.Errorf("%w: %w: %q holds null in the place of an object", ErrUntrusted, patch.ErrMalformed, nameOf(f.role, f.version))
+		}
+	}()
+	m, err = new(metadata.Metadata[T]).FromBytes(f.body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w: %q: %w", ErrUntrusted, patch.ErrMalformed, nameOf(f.role, f.version), err)
 	}
