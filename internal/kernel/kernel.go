@@ -48,6 +48,10 @@ func (f Facts) Ready() error {
 // machines maps Go's names of architectures to those of uname -m.
 var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "s390x": "s390x", "ppc64le": "ppc64le"}
 
+// Arch returns the architecture of this program as uname -m prints it, "" for one
+// that the project does not know.
+func Arch() string { return machines[runtime.GOARCH] }
+
 // Read reads the facts from fsys, normally os.DirFS("/"). Which kernel runs has
 // to be known; what else cannot be read stays at its zero value.
 func Read(fsys fs.FS) (Facts, error) {
@@ -61,7 +65,7 @@ func Read(fsys fs.FS) (Facts, error) {
 		id, err = patch.BuildIDFromNotes(notes)
 	}
 	f := Facts{
-		Kernel: patch.Kernel{Arch: machines[runtime.GOARCH], Release: text("proc/sys/kernel/osrelease"), BuildID: id},
+		Kernel: patch.Kernel{Arch: Arch(), Release: text("proc/sys/kernel/osrelease"), BuildID: id},
 		BootID: text("proc/sys/kernel/random/boot_id"),
 		// Absent means that ftrace cannot be switched off.
 		Ftrace:          text("proc/sys/kernel/ftrace_enabled") != "0",

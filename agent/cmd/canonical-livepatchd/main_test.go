@@ -22,8 +22,8 @@ import (
 
 	"livepatch/agent/internal/loadertest"
 	"livepatch/agent/internal/localapi"
-	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/servicetest"
+	facts "livepatch/internal/kernel"
 	"livepatch/internal/patch"
 )
 
@@ -31,7 +31,7 @@ import (
 const nobody = 65534
 
 var (
-	kernel = patch.Kernel{Arch: machine.Arch(), Release: "6.1.0-53-amd64", BuildID: "7477656e7479206279746573206f662073686131"}
+	kernel = patch.Kernel{Arch: facts.Arch(), Release: "6.1.0-53-amd64", BuildID: "7477656e7479206279746573206f662073686131"}
 	module = patch.Module{Kernel: kernel, Flavour: "amd64", Name: "lkp_Debian_6_1_0_53_amd64_1", Version: "1.1", Sequence: 1,
 		Notice: "LSN-0001-1", Fixes: []string{"CVE-2026-0001"}}
 	content = bytes.Repeat([]byte("module "), 36_000) // 250 KB

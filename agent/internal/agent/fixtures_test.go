@@ -20,9 +20,9 @@ import (
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/loadertest"
-	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/servicetest"
 	"livepatch/agent/internal/status"
+	facts "livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )
@@ -30,7 +30,7 @@ import (
 const bootID = "0b6a4a63-7b36-4a2e-8a0d-6e1f5a5c9d11"
 
 var (
-	kernel  = patch.Kernel{Arch: machine.Arch(), Release: "6.1.0-53-amd64", BuildID: "7477656e7479206279746573206f662073686131"}
+	kernel  = patch.Kernel{Arch: facts.Arch(), Release: "6.1.0-53-amd64", BuildID: "7477656e7479206279746573206f662073686131"}
 	module1 = module("1.1", 1)
 	module2 = module("2.1", 2)
 )

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 )
 
@@ -36,7 +37,7 @@ type Facts struct {
 // kernel, its build-id and the boot-id must be readable: without them no patch
 // can be chosen.
 func Read(root fs.FS) (Facts, error) {
-	f := Facts{Kernel: patch.Kernel{Arch: Arch()}}
+	f := Facts{Kernel: patch.Kernel{Arch: kernel.Arch()}}
 	var err error
 	if f.Kernel.Release, err = line(root, "proc/sys/kernel/osrelease"); err != nil {
 		return Facts{}, fmt.Errorf("cannot tell which kernel runs: %w", err)
@@ -73,19 +74,6 @@ func (f *Facts) readVersions(root fs.FS) {
 		return
 	}
 	f.KernelVersion = debianVersion(slurp(root, "proc/version"))
-}
-
-// Arch returns the architecture as uname -m prints it. The agent is built for
-// the machine it runs on, so its own architecture is the kernel's.
-func Arch() string {
-	switch runtime.GOARCH {
-	case "amd64":
-		return "x86_64"
-	case "arm64":
-		return "aarch64"
-	default:
-		return runtime.GOARCH
-	}
 }
 
 // DebianArch returns the architecture as Debian names it, "amd64", which is

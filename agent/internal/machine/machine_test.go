@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 )
 
@@ -51,7 +52,7 @@ func TestReadDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Facts{
-		Kernel:         patch.Kernel{Arch: Arch(), Release: "6.1.0-53-amd64", BuildID: patch.BuildID(hex.EncodeToString(buildID))},
+		Kernel:         patch.Kernel{Arch: kernel.Arch(), Release: "6.1.0-53-amd64", BuildID: patch.BuildID(hex.EncodeToString(buildID))},
 		KernelVersion:  "6.1.170-3",
 		DisplayVersion: "6.1.0-53-amd64",
 		Distribution:   "debian",

@@ -74,7 +74,8 @@ type record struct {
 	CleanBoot string `json:"clean_boot,omitempty"`
 }
 
-// maxEntries bounds the journal. The oldest quarantined entries go first.
+// maxEntries bounds the journal. The oldest entries out of service go first; the
+// floor that newer ones have raised keeps a forgotten suspect out.
 const maxEntries = 32
 
 // A Journal is open in one process at a time.
@@ -192,7 +193,7 @@ func (j *Journal) Put(e Entry) error {
 		r.Entries = slices.DeleteFunc(r.Entries, func(old Entry) bool { return old.Name == e.Name })
 		r.Entries = append(r.Entries, e)
 		for len(r.Entries) > maxEntries {
-			i := max(0, slices.IndexFunc(r.Entries, func(e Entry) bool { return e.Standing == Quarantined }))
+			i := max(0, slices.IndexFunc(r.Entries, func(e Entry) bool { return e.Standing == Quarantined || e.Standing == Suspect }))
 			r.Entries = slices.Delete(r.Entries, i, i+1)
 		}
 		if e.Sequence > r.Floors[e.BuildID].Sequence {
