@@ -16,7 +16,7 @@ type BuildID string
 func ParseBuildID(s string) (BuildID, error) {
 	b, err := hex.DecodeString(s)
 	if err != nil {
-		return "", fmt.Errorf("cannot parse build-id %q: %w", s, err)
+		return "", fmt.Errorf("cannot parse build-id %.100q: %w", s, err)
 	}
 	return BuildIDFromBytes(b)
 }

@@ -21,7 +21,7 @@ type Digest [32]byte
 func ParseDigest(s string) (Digest, error) {
 	b, err := hex.DecodeString(s)
 	if err != nil {
-		return Digest{}, fmt.Errorf("cannot parse digest %q: %w", s, err)
+		return Digest{}, fmt.Errorf("cannot parse digest %.100q: %w", s, err)
 	}
 	if len(b) != len(Digest{}) {
 		return Digest{}, fmt.Errorf("cannot use %d bytes as a digest, need %d", len(b), len(Digest{}))
@@ -70,7 +70,7 @@ var (
 // letter or digit.
 func CheckWord(what, s string) error {
 	if !word.MatchString(s) || strings.Contains(s, "..") {
-		return fmt.Errorf("cannot use %q as %s: %w", s, what, ErrInvalid)
+		return fmt.Errorf("cannot use %.100q as %s: %w", s, what, ErrInvalid)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func CheckWord(what, s string) error {
 // kernel and of its folder in /sys/kernel/livepatch.
 func CheckModuleName(s string) error {
 	if len(s) > MaxModuleName || !moduleName.MatchString(s) {
-		return fmt.Errorf("cannot use %q as a module name: %w", s, ErrInvalid)
+		return fmt.Errorf("cannot use %.100q as a module name: %w", s, ErrInvalid)
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func CheckModuleName(s string) error {
 // CheckVersion returns an error unless s is one to four numbers joined by dots.
 func CheckVersion(s string) error {
 	if !version.MatchString(s) {
-		return fmt.Errorf("cannot use %q as a patch version: %w", s, ErrInvalid)
+		return fmt.Errorf("cannot use %.100q as a patch version: %w", s, ErrInvalid)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func ParsePriority(s string) (Priority, error) {
 	case Negligible, Low, Medium, High, Critical:
 		return p, nil
 	}
-	return "", fmt.Errorf("cannot use %q as a priority, need negligible, low, medium, high or critical: %w", s, ErrInvalid)
+	return "", fmt.Errorf("cannot use %.100q as a priority, need negligible, low, medium, high or critical: %w", s, ErrInvalid)
 }
 
 // A Fix is one vulnerability that a patch closes, or cannot close.

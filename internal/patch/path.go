@@ -36,7 +36,7 @@ func RolloutPath(vendor, version string) string {
 func VendorOf(target string) (string, error) {
 	vendor, file, ok := strings.Cut(target, "/")
 	if !ok || CheckWord("a vendor", vendor) != nil || CheckWord("a file", file) != nil || vendor == RolloutRole {
-		return "", fmt.Errorf("cannot use %q as the path of a patch: %w", target, ErrInvalid)
+		return "", fmt.Errorf("cannot use %.100q as the path of a patch: %w", target, ErrInvalid)
 	}
 	return vendor, nil
 }

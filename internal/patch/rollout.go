@@ -61,19 +61,28 @@ func (s RolloutState) check() error {
 	case Running, Halted, Revoked:
 		return nil
 	}
-	return fmt.Errorf("cannot read rollout: state is %q: %w", s, ErrMalformed)
+	return fmt.Errorf("cannot read rollout: state is %.100q: %w", s, ErrMalformed)
 }
 
-// For returns nil if machines with kernel k may have the patch, or an error
-// matching [ErrHalted] or [ErrRevoked].
-func (r Rollout) For(k Kernel) error {
+// At returns the state for machines with kernel k.
+func (r Rollout) At(k Kernel) RolloutState {
 	state := r.State
 	// The exception can only be stricter: a kernel listed as running does not
 	// escape a patch that was halted everywhere.
 	if s, ok := r.Kernels[k.Release+"/"+k.Arch]; ok && state == Running || s == Revoked {
 		state = s
 	}
-	switch state {
+	return state
+}
+
+// For returns nil if machines with kernel k may have the patch, or an error
+// matching [ErrHalted] or [ErrRevoked].
+func (r Rollout) For(k Kernel) error { return r.At(k).Err() }
+
+// Err returns nil for [Running], or an error matching [ErrHalted] or
+// [ErrRevoked].
+func (s RolloutState) Err() error {
+	switch s {
 	case Running:
 		return nil
 	case Halted:

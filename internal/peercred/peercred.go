@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
@@ -59,13 +60,29 @@ func FromContext(ctx context.Context) (Info, bool) {
 }
 
 // Credentials returns transport credentials for a server on a unix socket. A
-// connection whose peer allow refuses is closed before a byte of it is read, so
-// that whoever may not call has no parser to talk to.
-func Credentials(allow func(Info) bool) credentials.TransportCredentials {
-	return transport{allow}
+// connection whose peer allow refuses, and any while limit of them are open, is
+// closed before a byte of it is read, so that whoever may not call has no parser
+// to talk to, and whoever may does not use up what the server has.
+func Credentials(limit int, allow func(Info) bool) credentials.TransportCredentials {
+	return transport{allow, make(chan struct{}, limit)}
 }
 
-type transport struct{ allow func(Info) bool }
+type transport struct {
+	allow func(Info) bool
+	open  chan struct{} // a token for each connection
+}
+
+// A conn gives its token back when it is closed.
+type conn struct {
+	net.Conn
+	release func()
+}
+
+// Close implements [net.Conn].
+func (c conn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
 
 func (t transport) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	info, err := FromConn(c)
@@ -75,7 +92,12 @@ func (t transport) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, 
 	if !t.allow(info) {
 		return nil, nil, fmt.Errorf("cannot accept connection from uid %d: not allowed", info.UID)
 	}
-	return c, info, nil
+	select {
+	case t.open <- struct{}{}:
+		return conn{c, sync.OnceFunc(func() { <-t.open })}, info, nil
+	default:
+		return nil, nil, fmt.Errorf("cannot accept connection from uid %d: %d are open", info.UID, cap(t.open))
+	}
 }
 
 func (transport) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -55,7 +55,7 @@ func TestHandshakeAsksBeforeReading(t *testing.T) {
 	for name, allowed := range map[string]bool{"allowed peer": true, "refused peer": false} {
 		t.Run(name, func(t *testing.T) {
 			server, _ := pair(t)
-			creds := peercred.Credentials(func(i peercred.Info) bool {
+			creds := peercred.Credentials(1, func(i peercred.Info) bool {
 				return i.UID == uint32(os.Getuid()) && allowed
 			})
 			_, info, err := creds.ServerHandshake(server)
@@ -66,5 +66,32 @@ func TestHandshakeAsksBeforeReading(t *testing.T) {
 				t.Errorf("info = %+v", info)
 			}
 		})
+	}
+}
+
+func TestConnectionsAreLimited(t *testing.T) {
+	creds := peercred.Credentials(2, func(peercred.Info) bool { return true })
+	var open []net.Conn
+	for range 2 {
+		server, _ := pair(t)
+		c, _, err := creds.ServerHandshake(server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, c)
+	}
+	third, _ := pair(t)
+	if _, _, err := creds.Clone().ServerHandshake(third); err == nil {
+		t.Error("a third connection was accepted, the limit is 2")
+	}
+	for range 2 { // closing twice frees one place
+		_ = open[0].Close()
+	}
+	fourth, fifth := third, third
+	if _, _, err := creds.ServerHandshake(fourth); err != nil {
+		t.Errorf("after one was closed: %v", err)
+	}
+	if _, _, err := creds.ServerHandshake(fifth); err == nil {
+		t.Error("a third connection was accepted after one was closed twice")
 	}
 }

@@ -91,6 +91,11 @@ func ToStatus(ctx context.Context, log *slog.Logger, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
 	}
+	// What gRPC itself said about a stream, which a client that goes away can
+	// bring about as often as it likes.
+	if st, ok := status.FromError(err); ok {
+		return st.Err()
+	}
 	log.ErrorContext(ctx, "Request failed", "err", err)
 	return status.Error(codes.Internal, "internal error")
 }

@@ -1,6 +1,7 @@
 package rpcerr
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,5 +83,15 @@ func TestForeignStatusPassesUnchanged(t *testing.T) {
 	var e *Error
 	if errors.As(FromStatus(status.Error(codes.NotFound, patch.ErrNotFound.Error())), &e) {
 		t.Error("a status without ErrorInfo became a sentinel")
+	}
+}
+
+// A client that goes away in the midst of a stream is no failure of ours.
+func TestBrokenStreamIsNotLogged(t *testing.T) {
+	var log bytes.Buffer
+	broken := fmt.Errorf("cannot receive patch: %w", status.Error(codes.Canceled, "context canceled"))
+	got := ToStatus(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), broken)
+	if status.Code(got) != codes.Canceled || log.Len() != 0 {
+		t.Errorf("status %v, logged %q", got, log.String())
 	}
 }

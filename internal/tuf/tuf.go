@@ -14,16 +14,18 @@ package tuf
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"livepatch/internal/patch"
 )
 
 const (
-	maxRoots = 256 // taken in one update (section 5.3.3)
-	maxRoles = 32  // visited in one walk through delegations (section 5.6.7.1)
+	maxRoots = 64 // taken in one update (section 5.3.3)
+	maxRoles = 32 // visited in one walk through delegations (section 5.6.7.1)
 )
 
 // Stored is what a client keeps between updates. All of it was trusted once;
@@ -75,49 +77,44 @@ func (s *Set) ConsistentSnapshot() bool { return s.root.consistent }
 // Root takes the root that follows the trusted one: its version is one higher,
 // and a threshold of the keys of both signed it (section 5.3).
 func (s *Set) Root(b []byte) error {
-	if s.timestamp != nil {
-		return errors.New("cannot update root after timestamp")
-	}
 	next, err := readRoot(b)
-	if err == nil && next.version > s.first+maxRoots {
-		err = malformed("more than %d new roots", maxRoots)
-	}
-	if err != nil {
+	switch {
+	case s.timestamp != nil:
+		return errors.New("cannot update root after timestamp")
+	case err != nil:
 		return fmt.Errorf("cannot use root: %w", err)
-	}
-	if next.version != s.root.version+1 {
-		err := patch.ErrMalformed
-		if next.version <= s.root.version {
-			err = patch.ErrRollback
-		}
-		return fmt.Errorf("cannot use root: %w: version is %d, want %d", err, next.version, s.root.version+1)
+	case next.version > s.first+maxRoots:
+		return malformed("more than %d new roots", maxRoots)
+	case next.version <= s.root.version:
+		return rollback(rootRole, next.version, s.root.version+1)
+	case next.version > s.root.version+1:
+		return malformed("root is version %d, want %d", next.version, s.root.version+1)
 	}
 	for _, r := range []*root{s.root, next} {
 		if err := r.roles[rootRole].verify(rootRole, next.envelope); err != nil {
 			return fmt.Errorf("cannot use root %d: %w", next.version, err)
 		}
 	}
-	s.root = next
-	s.stored.Root = b
+	s.root, s.stored.Root = next, b
 	return nil
 }
 
 // Timestamp takes timestamp.json (section 5.4). The trusted root must not have
 // expired, which is checked here because only the last root counts.
 func (s *Set) Timestamp(b []byte) error {
-	if s.snapshot != nil {
+	next, err := s.listing(b, timestampRole, patch.MaxTimestamp, meta{})
+	err = cmp.Or(s.root.fresh(rootRole, s.now), err)
+	switch {
+	case s.snapshot != nil:
 		return errors.New("cannot update timestamp after snapshot")
-	}
-	if err := s.root.fresh(rootRole, s.now); err != nil {
+	case err != nil:
 		return fmt.Errorf("cannot use timestamp: %w", err)
-	}
-	next, err := s.readTimestamp(b)
-	if err != nil {
-		return fmt.Errorf("cannot use timestamp: %w", err)
+	case len(next.meta) != 1 || next.meta["snapshot.json"].version == 0:
+		return malformed("timestamp does not list snapshot.json alone")
 	}
 	// A stored timestamp that the root no longer vouches for sets no floor:
 	// this is the way back from a fast-forward attack (section 5.3.11).
-	if old, err := s.readTimestamp(s.stored.Timestamp); err == nil {
+	if old, err := s.listing(s.stored.Timestamp, timestampRole, patch.MaxTimestamp, meta{}); err == nil {
 		if next.version < old.version {
 			return rollback(timestampRole, next.version, old.version)
 		}
@@ -133,20 +130,17 @@ func (s *Set) Timestamp(b []byte) error {
 	if err := next.fresh(timestampRole, s.now); err != nil {
 		return fmt.Errorf("cannot use timestamp: %w", err)
 	}
-	s.timestamp = next
-	s.stored.Timestamp = next.raw
+	s.timestamp, s.stored.Timestamp = next, next.raw
 	return nil
 }
 
-func (s *Set) readTimestamp(b []byte) (*listing, error) {
-	l, err := readListing(b, timestampRole, patch.MaxTimestamp)
-	if err != nil {
+// listing reads a timestamp or snapshot that the root vouches for.
+func (s *Set) listing(b []byte, role string, limit int, want meta) (*listing, error) {
+	l, err := readListing(b, role, limit)
+	if err := cmp.Or(want.check(role+".json", b), err); err != nil {
 		return nil, err
 	}
-	if _, ok := l.meta["snapshot.json"]; !ok || len(l.meta) != 1 {
-		return nil, malformed("does not list snapshot.json alone")
-	}
-	return l, s.root.roles[timestampRole].verify(timestampRole, l.envelope)
+	return l, s.root.roles[role].verify(role, l.envelope)
 }
 
 // SnapshotVersion returns the version of the snapshot that Timestamp announced.
@@ -159,24 +153,18 @@ func (s *Set) SnapshotVersion() int64 {
 
 // Snapshot takes snapshot.json (section 5.5).
 func (s *Set) Snapshot(b []byte) error {
-	if s.timestamp == nil {
-		return errors.New("cannot update snapshot before timestamp")
-	}
-	if len(s.roles) != 0 {
-		return errors.New("cannot update snapshot after targets")
+	if s.timestamp == nil || len(s.roles) != 0 {
+		return errors.New("cannot update snapshot before timestamp or after targets")
 	}
 	want := s.timestamp.meta["snapshot.json"]
-	if err := want.check("snapshot.json", b); err != nil {
+	next, err := s.listing(b, snapshotRole, patch.MaxSnapshot, want)
+	switch {
+	case err != nil:
 		return fmt.Errorf("cannot use snapshot: %w", err)
-	}
-	next, err := s.readSnapshot(b)
-	if err != nil {
-		return fmt.Errorf("cannot use snapshot: %w", err)
-	}
-	if next.version != want.version {
+	case next.version != want.version:
 		return fmt.Errorf("cannot use snapshot: %w: version is %d, timestamp says %d", patch.ErrTampered, next.version, want.version)
 	}
-	if old, err := s.readSnapshot(s.stored.Snapshot); err == nil {
+	if old, err := s.listing(s.stored.Snapshot, snapshotRole, patch.MaxSnapshot, meta{}); err == nil {
 		// As with timestamps, two files of one version are one file.
 		if next.version == old.version && !bytes.Equal(next.payload, old.payload) {
 			return fmt.Errorf("cannot use snapshot: %w: version %d was another file", patch.ErrTampered, next.version)
@@ -192,17 +180,8 @@ func (s *Set) Snapshot(b []byte) error {
 	if err := next.fresh(snapshotRole, s.now); err != nil {
 		return fmt.Errorf("cannot use snapshot: %w", err)
 	}
-	s.snapshot = next
-	s.stored.Snapshot = b
+	s.snapshot, s.stored.Snapshot = next, b
 	return nil
-}
-
-func (s *Set) readSnapshot(b []byte) (*listing, error) {
-	l, err := readListing(b, snapshotRole, patch.MaxSnapshot)
-	if err != nil {
-		return nil, err
-	}
-	return l, s.root.roles[snapshotRole].verify(snapshotRole, l.envelope)
 }
 
 func rollback(name string, is, was int64) error {
@@ -218,20 +197,6 @@ type Loader func(role string, version int64) ([]byte, error)
 // or a terminating delegation ends the search (sections 5.6 and 5.7). A target
 // that no role lists gives an error matching [patch.ErrNotFound].
 func (s *Set) Find(target string, load Loader) (*Target, error) {
-	t, err := s.find(target, load)
-	if err != nil {
-		return nil, fmt.Errorf("cannot find %q: %w", target, err)
-	}
-	return t, nil
-}
-
-// A visit is a role to look into, and who vouches for it.
-type visit struct {
-	role, parent string
-	signers      signers
-}
-
-func (s *Set) find(target string, load Loader) (*Target, error) {
 	if s.snapshot == nil {
 		return nil, errors.New("snapshot comes first")
 	}
@@ -255,11 +220,16 @@ func (s *Set) find(target string, load Loader) (*Target, error) {
 		if terminating {
 			stack = nil
 		}
-		for i := len(children) - 1; i >= 0; i-- {
-			stack = append(stack, children[i])
-		}
+		slices.Reverse(children)
+		stack = append(stack, children...)
 	}
-	return nil, fmt.Errorf("%w in the signed metadata", patch.ErrNotFound)
+	return nil, fmt.Errorf("%w in the signed metadata: %.200q", patch.ErrNotFound, target)
+}
+
+// A visit is a role to look into, and who vouches for it.
+type visit struct {
+	role, parent string
+	signers      signers
 }
 
 // children returns the roles that t makes responsible for the path, in order,
@@ -299,31 +269,21 @@ func (s *Set) targets(v visit, load Loader) (*targets, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := verifyTargets(b, v, want)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", name, err)
-	}
-	if err := t.fresh(v.role, s.now); err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", name, err)
-	}
-	s.roles[v.role] = t
-	return t, nil
-}
-
-func verifyTargets(b []byte, v visit, want meta) (*targets, error) {
-	if err := want.check(v.role+".json", b); err != nil {
-		return nil, err
-	}
 	t, err := readTargets(b)
+	err = cmp.Or(want.check(name, b), err)
+	if err == nil {
+		err = v.signers.verify(v.role, t.envelope)
+	}
+	if err == nil && t.version != want.version {
+		err = fmt.Errorf("%w: version is %d, snapshot says %d", patch.ErrTampered, t.version, want.version)
+	}
+	if err == nil {
+		err = t.fresh(v.role, s.now)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if err := v.signers.verify(v.role, t.envelope); err != nil {
-		return nil, err
-	}
-	if t.version != want.version {
-		return nil, fmt.Errorf("%w: version is %d, snapshot says %d", patch.ErrTampered, t.version, want.version)
+		return nil, fmt.Errorf("cannot use %s: %w", name, err)
 	}
 	t.parent = v.parent
+	s.roles[v.role] = t
 	return t, nil
 }

@@ -28,12 +28,13 @@ import (
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/localapi"
 	"livepatch/agent/internal/trust"
+	"livepatch/internal/confine"
 	"livepatch/internal/version"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getuid())
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getuid(), confineTo)
 	stop()
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return
@@ -102,7 +103,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 }
 
 // run is main with its inputs as arguments, so that a test can call it.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int) error {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int, enter func(folders ...string) error) error {
 	o, err := parse(args, stderr)
 	if err != nil {
 		return err
@@ -130,6 +131,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int) 
 		return err
 	}
 	defer unlock()
+	if err := makeFolder(o.run); err != nil {
+		return fmt.Errorf("cannot make folder of the sockets: %w", err)
+	}
+	if err := enter(o.data, o.run); err != nil {
+		return err
+	}
 	level := new(slog.LevelVar)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	a, err := agent.New(agent.Options{
@@ -151,9 +158,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int) 
 
 // serve runs the agent and its sockets until ctx is done or one of them fails.
 func serve(ctx context.Context, o options, a *agent.Agent, log *slog.Logger, uid int) error {
-	if err := makeFolder(o.run); err != nil {
-		return fmt.Errorf("cannot make folder of the sockets: %w", err)
-	}
 	listeners, err := localapi.Listen(o.run)
 	if err != nil {
 		return err
@@ -169,6 +173,23 @@ func serve(ctx context.Context, o options, a *agent.Agent, log *slog.Logger, uid
 		return nil
 	})
 	return group.Wait()
+}
+
+// confineTo leaves the process, whoever takes it over, the files that its user may
+// read, its own folders to write, and no way to start a program.
+func confineTo(folders ...string) error {
+	files := map[string]uint64{"/": confine.Read}
+	for _, dir := range folders {
+		files[dir] = confine.Read | confine.Write | confine.Create
+	}
+	err := confine.Privileges()
+	if err == nil {
+		err = confine.Files(files)
+	}
+	if err != nil && !errors.Is(err, confine.ErrNoLandlock) { // then the unit's sandbox has to do
+		return fmt.Errorf("cannot enter sandbox: %w", err)
+	}
+	return nil
 }
 
 // lock takes the data folder, which is made if it does not exist. The kernel

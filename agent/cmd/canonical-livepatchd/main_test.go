@@ -330,7 +330,7 @@ func TestSecondAgentLeavesTheFirstAlone(t *testing.T) {
 }
 
 func TestRefusesRoot(t *testing.T) {
-	err := run(t.Context(), nil, io.Discard, io.Discard, 0)
+	err := run(t.Context(), nil, io.Discard, io.Discard, 0, unconfined)
 	if !errors.Is(err, errRoot) || hint(err) == "" {
 		t.Errorf("run = %v", err)
 	}
@@ -349,7 +349,7 @@ func TestFlags(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			err := run(t.Context(), tc.args, io.Discard, io.Discard, 1000)
+			err := run(t.Context(), tc.args, io.Discard, io.Discard, 1000, unconfined)
 			if tc.wantErr == "" && err != nil || tc.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tc.wantErr)) {
 				t.Errorf("run = %v, want %q", err, tc.wantErr)
 			}
@@ -533,3 +533,6 @@ func rssOf(t *testing.T, pid int) int {
 	}
 	return kb
 }
+
+// unconfined leaves the process of the test as it is.
+func unconfined(...string) error { return nil }

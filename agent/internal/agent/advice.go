@@ -40,7 +40,7 @@ var advice = []struct {
 	{fetch.ErrRequest, "check that agent and service are of versions that fit each other"},
 	{config.ErrInvalid, "see the values of all keys with: sudo canonical-livepatch config"},
 
-	{loader.ErrForbidden, "the loader has to be started with -agent-uid of the agent's user"},
+	{loader.ErrForbidden, "start the loader with -agent-uid of the agent's user, or see why it failed in its log, for example with: journalctl -u livepatch-loader"},
 	{loader.ErrAway, "start it with: sudo systemctl start livepatch-loader.socket"},
 	{syscall.ENOSPC, "make room on the disk that holds the agent's data; the agent tries again by itself"},
 	{syscall.EDQUOT, "make room on the disk that holds the agent's data; the agent tries again by itself"},

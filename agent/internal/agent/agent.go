@@ -60,6 +60,7 @@ type Service interface {
 type Loader interface {
 	Status(ctx context.Context) (loader.Status, error)
 	Apply(ctx context.Context, r loader.Request) (loader.Result, error)
+	Update(ctx context.Context, m loader.Metadata) (withdrawn []string, err error)
 	Accept(ctx context.Context, name string) (loader.Livepatch, error)
 	Remove(ctx context.Context, name string) (loader.Livepatch, error)
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -64,6 +65,9 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 		// event that is pending stays so.
 		return
 	}
+	if err == nil {
+		r.rec.Heeded = sha256.Sum256(req.Timestamp)
+	}
 	r.applied(ctx, got, result, err)
 	r.log.InfoContext(ctx, "Asked the loader to apply", "patch", got.entry.Name, "pending", result.Pending, "took", time.Since(start), "err", err)
 }
@@ -116,9 +120,8 @@ func (r *round) request(ctx context.Context, view *trust.View, got choice) (requ
 	}
 	return request{
 		Request: loader.Request{
-			Target: got.entry.Target, Roots: roots,
-			Timestamp: files.Timestamp, Snapshot: files.Snapshot, Targets: files.Targets,
-			Vendor: files.Vendor, Bin: files.Bin, Rollout: files.Rollout,
+			Metadata: forLoader(files.Metadata, roots),
+			Target:   got.entry.Target, Vendor: files.Vendor, Bin: files.Bin,
 			Module: module,
 		},
 		module: module,
@@ -241,23 +244,6 @@ func failureOf(err error) status.Failure {
 		}
 	}
 	return ""
-}
-
-// remove takes a revoked patch out of the kernel.
-func (r *round) remove(ctx context.Context) {
-	l := *current(r.kernel)
-	_, err := r.loader.Remove(ctx, l.Name)
-	r.askLoader(ctx)
-	if err != nil {
-		r.rec.State = status.ApplyFailed
-		r.rec.PatchError = fmt.Sprintf("cannot remove revoked patch %s: %v", l.Version, err)
-		r.rec.PatchHint = Hint(err)
-		r.retrySoon = true
-		return
-	}
-	r.log.InfoContext(ctx, "Removed revoked livepatch", "patch", l.Name)
-	r.note(r.event(eventRemoved, patch.IndexEntry{Name: l.Name, Version: l.Version}))
-	r.nothing()
 }
 
 // describe brings the state in the record in line with the kernel.

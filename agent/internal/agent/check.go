@@ -221,8 +221,6 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 	switch {
 	case r.kernel == nil:
 		r.fail(got, fmt.Errorf("cannot tell what is in the kernel: %w", r.away))
-	case r.revoked(c) && !r.isNewer(got):
-		r.remove(ctx)
 	case r.isNewer(got):
 		r.apply(ctx, view, got)
 		r.noteSoak(c, got) // another patch may be in force now
@@ -237,7 +235,8 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 	default:
 		r.nothing()
 	}
-	return nil
+	// Last: a newer patch is the better way out for one that is revoked.
+	return r.heed(ctx, view, c)
 }
 
 // index returns the index of the running kernel, from the cache or the service.
@@ -324,16 +323,6 @@ func (r *round) noteSoak(c chooser, got choice) {
 func (r *round) isNewer(got choice) bool {
 	l := current(r.kernel)
 	return got.found && (l == nil || got.entry.Sequence > l.Sequence)
-}
-
-// revoked tells whether the patch in force has to leave.
-func (r *round) revoked(c chooser) bool {
-	l := current(r.kernel)
-	if l == nil {
-		return false
-	}
-	rollout, err := c.rollout(l.Version)
-	return err == nil && errors.Is(rollout.For(c.kernel), patch.ErrRevoked)
 }
 
 // tidy removes from the cache what is no longer of use.

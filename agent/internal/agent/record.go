@@ -61,6 +61,7 @@ type record struct {
 	BlockedBy  []string         `json:"blocked_by,omitempty"`
 	Soak       *soak            `json:"soak,omitempty"`
 	Failed     *failed          `json:"failed,omitempty"`
+	Heeded     patch.Digest     `json:"heeded"` // the timestamp that the loader was last told of
 
 	// Pending is the event to report when the transition is over that an Apply
 	// has begun. It is on the disk before the loader is asked, so that a killed

@@ -93,7 +93,7 @@ func (a *Agent) addStanding(p *status.Livepatch, l *loader.Livepatch) {
 	}
 	t := &status.Transition{Direction: status.Enabling, Since: l.Inserted, BlockerCount: l.BlockerCount}
 	for _, b := range l.Blockers {
-		t.Blockers = append(t.Blockers, status.Blocker{TID: b.TID, Task: b.Comm, Function: b.Function})
+		t.Blockers = append(t.Blockers, status.Blocker{TID: b.TID, Task: b.Comm, State: b.State})
 	}
 	p.Transition = t
 }

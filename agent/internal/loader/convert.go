@@ -37,6 +37,7 @@ func fromLivepatch(l *loaderv1.Livepatch) Livepatch {
 		Standing:     Standing(enumName(l.GetStanding().String(), "STANDING_")),
 		Version:      l.GetVersion(),
 		Sequence:     l.GetSequence(),
+		Rollout:      patch.RolloutState(l.GetRollout()),
 		BlockerCount: max(int(l.GetBlockerCount()), len(l.GetBlockers())),
 	}
 	if d := l.GetDigest(); len(d) == len(patch.Digest{}) {
@@ -46,7 +47,7 @@ func fromLivepatch(l *loaderv1.Livepatch) Livepatch {
 		p.Inserted = at.AsTime()
 	}
 	for _, b := range l.GetBlockers() {
-		p.Blockers = append(p.Blockers, Blocker{int(b.GetTid()), b.GetComm(), b.GetFunction()})
+		p.Blockers = append(p.Blockers, Blocker{int(b.GetTid()), b.GetComm(), b.GetState()})
 	}
 	return p
 }

@@ -27,8 +27,9 @@ import (
 // ErrAway means that the loader could not be reached.
 var ErrAway = errors.New("livepatch-loader cannot be reached")
 
-// ErrForbidden means that the loader does not talk to this user.
-var ErrForbidden = errors.New("livepatch-loader does not accept the agent's user")
+// ErrForbidden means that the loader hung up before a word was said: as it does
+// with a user that it does not talk to, and as it looks when it dies at once.
+var ErrForbidden = errors.New("livepatch-loader hung up: it does not accept the agent's user, or it failed")
 
 // Time limits for the calls that only read or write a little, and for those
 // that change the kernel.
@@ -112,6 +113,7 @@ type Livepatch struct {
 	Inserted     time.Time
 	Blockers     []Blocker
 	BlockerCount int
+	Rollout      patch.RolloutState // as the loader has last seen it, "" if never
 }
 
 // Ours tells whether this loader inserted the patch.
@@ -122,16 +124,23 @@ func (l Livepatch) Live() bool { return l.State == Enabled || l.State == Enablin
 
 // A Blocker is a task that has not switched.
 type Blocker struct {
-	TID            int
-	Comm, Function string
+	TID   int
+	Comm  string
+	State string // "R (running)"
 }
 
-// A Request is what Apply sends. The metadata is sent byte for byte.
-type Request struct {
-	Target string
-	Roots  [][]byte // those after Status.RootVersion, in order
+// Metadata is one update of the signed metadata. It is sent byte for byte.
+type Metadata struct {
+	Roots [][]byte // those after Status.RootVersion, in order
 
-	Timestamp, Snapshot, Targets, Vendor, Bin, Rollout []byte
+	Timestamp, Snapshot, Targets, Rollout []byte
+}
+
+// A Request is what Apply sends.
+type Request struct {
+	Metadata
+	Target      string
+	Vendor, Bin []byte
 
 	Module io.Reader
 	Wait   time.Duration // for the transition; 0: as long as the loader likes
@@ -156,6 +165,21 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		return err
 	})
 	return s, err
+}
+
+// Update hands newer signed metadata to the loader. It returns the names of the
+// patches that are revoked and have left the kernel for it.
+func (c *Client) Update(ctx context.Context, m Metadata) (withdrawn []string, err error) {
+	err = c.call(ctx, longTimeout, func(ctx context.Context, cl loaderv1.LoaderServiceClient) error {
+		res, err := cl.Update(ctx, &loaderv1.UpdateRequest{Metadata: m.proto()})
+		withdrawn = res.GetWithdrawn()
+		return err
+	})
+	return withdrawn, err
+}
+
+func (m Metadata) proto() *loaderv1.Metadata {
+	return &loaderv1.Metadata{Roots: m.Roots, Timestamp: m.Timestamp, Snapshot: m.Snapshot, Targets: m.Targets, Rollout: m.Rollout}
 }
 
 // Accept ends the trial of a patch.
@@ -280,14 +304,10 @@ func cause(s string) string {
 // sendAll sends the opening and the module.
 func sendAll(stream loaderv1.LoaderService_ApplyClient, r Request) error {
 	opening := &loaderv1.Opening{
-		Target:    r.Target,
-		Roots:     r.Roots,
-		Timestamp: r.Timestamp,
-		Snapshot:  r.Snapshot,
-		Targets:   r.Targets,
-		Vendor:    r.Vendor,
-		Bin:       r.Bin,
-		Rollout:   r.Rollout,
+		Target:   r.Target,
+		Metadata: r.proto(),
+		Vendor:   r.Vendor,
+		Bin:      r.Bin,
 	}
 	if r.Wait > 0 {
 		opening.Wait = durationpb.New(r.Wait)

@@ -148,11 +148,46 @@ func (f *Fake) insert(r loader.Request, content []byte) (loader.Result, error) {
 		Sequence: t.Custom.Sequence, Digest: d, Inserted: time.Now()}
 	if f.Slow {
 		l.State, result.Pending = loader.Enabling, true
-		l.Blockers, l.BlockerCount = []loader.Blocker{{TID: 812, Comm: "vhost-812", Function: "vhost_worker"}}, 3
+		l.Blockers, l.BlockerCount = []loader.Blocker{{TID: 812, Comm: "vhost-812", State: "S (sleeping)"}}, 3
 	}
 	f.Livepatches = append(f.Livepatches, l)
 	result.Livepatch = l
 	return result, nil
+}
+
+// Update is [loader.Client.Update]. It trusts the metadata, and has nothing to go
+// back to.
+func (f *Fake) Update(_ context.Context, m loader.Metadata) (withdrawn []string, err error) {
+	var rollouts struct {
+		Signed struct {
+			Targets map[string]struct {
+				Custom patch.Rollout `json:"custom"`
+			} `json:"targets"`
+		} `json:"signed"`
+	}
+	if err := json.Unmarshal(m.Rollout, &rollouts); err != nil {
+		return nil, patch.ErrMalformed
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Calls = append(f.Calls, "update")
+	if f.Err != nil {
+		return nil, f.Err
+	}
+	f.RootVersion += int64(len(m.Roots))
+	for i := range f.Livepatches {
+		l := &f.Livepatches[i]
+		for path, t := range rollouts.Signed.Targets {
+			if strings.HasSuffix(path, "_"+l.Version) && l.Ours() {
+				l.Rollout = t.Custom.At(f.Kernel.Kernel)
+			}
+		}
+		if l.Rollout == patch.Revoked && l.Live() {
+			l.State, l.Standing = loader.Absent, loader.Quarantined
+			withdrawn = append(withdrawn, l.Name)
+		}
+	}
+	return withdrawn, nil
 }
 
 // Accept is [loader.Client.Accept].
@@ -254,8 +289,8 @@ func (s *server) Apply(stream loaderv1.LoaderService_ApplyServer) error {
 		module.Write(m.GetModule())
 	}
 	result, err := s.fake.Apply(stream.Context(), loader.Request{
-		Target: o.GetTarget(), Roots: o.GetRoots(), Timestamp: o.GetTimestamp(), Snapshot: o.GetSnapshot(), Targets: o.GetTargets(),
-		Vendor: o.GetVendor(), Bin: o.GetBin(), Rollout: o.GetRollout(), Module: &module, Wait: o.GetWait().AsDuration(),
+		Target: o.GetTarget(), Metadata: fromProto(o.GetMetadata()),
+		Vendor: o.GetVendor(), Bin: o.GetBin(), Module: &module, Wait: o.GetWait().AsDuration(),
 	})
 	if err != nil {
 		return toStatus(stream.Context(), err)
@@ -265,6 +300,15 @@ func (s *server) Apply(stream loaderv1.LoaderService_ApplyServer) error {
 		outcome = loaderv1.Outcome_OUTCOME_TRANSITION_PENDING
 	}
 	return stream.SendAndClose(&loaderv1.ApplyResponse{Outcome: outcome, Livepatch: toProto(result.Livepatch), Unloaded: result.Unloaded})
+}
+
+func fromProto(m *loaderv1.Metadata) loader.Metadata {
+	return loader.Metadata{Roots: m.GetRoots(), Timestamp: m.GetTimestamp(), Snapshot: m.GetSnapshot(), Targets: m.GetTargets(), Rollout: m.GetRollout()}
+}
+
+func (s *server) Update(ctx context.Context, r *loaderv1.UpdateRequest) (*loaderv1.UpdateResponse, error) {
+	withdrawn, err := s.fake.Update(ctx, fromProto(r.GetMetadata()))
+	return &loaderv1.UpdateResponse{Withdrawn: withdrawn}, toStatus(ctx, err)
 }
 
 func (s *server) Accept(ctx context.Context, r *loaderv1.AcceptRequest) (*loaderv1.AcceptResponse, error) {
@@ -282,7 +326,7 @@ func toProto(l loader.Livepatch) *loaderv1.Livepatch {
 		Name:     l.Name,
 		State:    loaderv1.State(loaderv1.State_value["STATE_"+strings.ToUpper(string(l.State))]),
 		Standing: loaderv1.Standing(loaderv1.Standing_value["STANDING_"+strings.ToUpper(string(l.Standing))]),
-		Version:  l.Version, Sequence: l.Sequence, BlockerCount: int32(l.BlockerCount),
+		Version:  l.Version, Sequence: l.Sequence, BlockerCount: int32(l.BlockerCount), Rollout: string(l.Rollout),
 	}
 	if l.Digest != (patch.Digest{}) {
 		p.Digest = l.Digest[:]
@@ -291,7 +335,7 @@ func toProto(l loader.Livepatch) *loaderv1.Livepatch {
 		p.Inserted = timestamppb.New(l.Inserted)
 	}
 	for _, b := range l.Blockers {
-		p.Blockers = append(p.Blockers, &loaderv1.Blocker{Tid: int32(b.TID), Comm: b.Comm, Function: b.Function})
+		p.Blockers = append(p.Blockers, &loaderv1.Blocker{Tid: int32(b.TID), Comm: b.Comm, State: b.State})
 	}
 	return p
 }

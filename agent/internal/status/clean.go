@@ -75,7 +75,7 @@ func (l Livepatch) cleaned() Livepatch {
 		t.Direction = oneOf(t.Direction, Enabling, Disabling)
 		t.Since = second(t.Since)
 		t.Blockers = each(t.Blockers, func(b Blocker) Blocker {
-			cleanAll(&b.Task, &b.Function)
+			cleanAll(&b.Task, &b.State)
 			return b
 		})
 		t.BlockerCount = max(t.BlockerCount, len(t.Blockers))

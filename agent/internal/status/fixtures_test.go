@@ -97,7 +97,7 @@ func inTransition() status.Status {
 	l.Transition = &status.Transition{
 		Since: at("2026-09-26T18:53:40Z"),
 		Blockers: []status.Blocker{
-			{TID: 812, Task: "vhost-812", Function: "vhost_worker"},
+			{TID: 812, Task: "vhost-812", State: "S (sleeping)"},
 			{TID: 41, Task: "kworker/3:1"},
 		},
 		BlockerCount: 17,
@@ -173,7 +173,7 @@ func hostile() status.Status {
 				Failure: status.Failure(evil), PatchError: evil, PatchHint: evil, Module: evil,
 				Standing: status.Standing(evil), SoakLeft: -1,
 				Fixes:      []status.Fix{{Name: evil, Description: evil, Bug: evil}},
-				Transition: &status.Transition{Direction: status.Direction(evil), Blockers: []status.Blocker{{Task: evil, Function: evil}}},
+				Transition: &status.Transition{Direction: status.Direction(evil), Blockers: []status.Blocker{{Task: evil, State: evil}}},
 			},
 		}},
 		BlockingOptions: []string{evil},

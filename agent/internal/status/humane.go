@@ -120,6 +120,9 @@ func (h *humane) transition(t *Transition) {
 	if more := t.BlockerCount - len(t.Blockers); more > 0 && len(t.Blockers) > 0 {
 		h.item(fmt.Sprintf("and %d more", more))
 	}
+	if len(t.Blockers) > 0 {
+		h.item(fmt.Sprintf("to see where a task is in the kernel: sudo cat /proc/%d/stack", t.Blockers[0].TID))
+	}
 }
 
 func (h *humane) about(s Status) {
@@ -246,8 +249,8 @@ func progress(t *Transition, now time.Time) string {
 
 func blocker(b Blocker) string {
 	text := fmt.Sprintf("%s (tid %d)", b.Task, b.TID)
-	if b.Function != "" {
-		text += " in " + b.Function
+	if b.State != "" {
+		text += ", " + b.State
 	}
 	return text
 }

@@ -84,9 +84,9 @@ type (
 	}
 
 	jsonBlocker struct {
-		TID      int    `json:"TID"`
-		Task     string `json:"Task"`
-		Function string `json:"Function,omitempty"`
+		TID   int    `json:"TID"`
+		Task  string `json:"Task"`
+		State string `json:"State,omitempty"`
 	}
 
 	jsonFixed struct {

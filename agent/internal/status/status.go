@@ -188,9 +188,9 @@ const (
 
 // A Blocker is a task that holds up a transition.
 type Blocker struct {
-	TID      int
-	Task     string // its name
-	Function string // innermost kernel function it sleeps in; "" if not known
+	TID   int
+	Task  string // its name
+	State string // "R (running)", as the kernel words it; "" if not known
 }
 
 // FixedCVEs is what the kernels on this machine fix, by patch or by package.

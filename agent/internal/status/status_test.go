@@ -253,7 +253,7 @@ func FuzzRender(f *testing.F) {
 		k.Version, k.UpgradeRequiredDate = version, when
 		k.Livepatch.PatchError, k.Livepatch.Version = text, version
 		k.Livepatch.Fixes[0] = status.Fix{Name: name, Description: text, Bug: text}
-		k.Livepatch.Transition = &status.Transition{Since: when, Blockers: []status.Blocker{{Task: text, Function: name}}}
+		k.Livepatch.Transition = &status.Transition{Since: when, Blockers: []status.Blocker{{Task: text, State: name}}}
 		checkSafe(t, s)
 	})
 }

@@ -73,9 +73,9 @@ type (
 	}
 
 	yamlBlocker struct {
-		TID      int    `yaml:"tid"`
-		Task     string `yaml:"task"`
-		Function string `yaml:"function,omitempty"`
+		TID   int    `yaml:"tid"`
+		Task  string `yaml:"task"`
+		State string `yaml:"state,omitempty"`
 	}
 
 	yamlBlocked struct {

@@ -56,7 +56,11 @@ func (k *Keeper) chain() ([]root, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read cache: %w", err)
 		}
-		if _, err := set.UpdateRoot(data); err != nil {
+		err = guard(func() error {
+			_, err := set.UpdateRoot(data)
+			return err
+		})
+		if err != nil {
 			return chain, k.removeRootsFrom(next)
 		}
 		chain = append(chain, root{next, data})
@@ -140,6 +144,12 @@ func usable(r *metadata.Metadata[metadata.RootType], file, name string) bool {
 	if err != nil {
 		return false
 	}
+	ok := false
+	return guard(func() error { ok = parses(r, file, b); return nil }) == nil && ok
+}
+
+// parses is usable for a file's content. go-tuf may panic in it.
+func parses(r *metadata.Metadata[metadata.RootType], file string, b []byte) bool {
 	switch role := strings.TrimSuffix(file, ".json"); role {
 	case file: // a leftover of go-tuf, "tuf_tmp123"
 		return false

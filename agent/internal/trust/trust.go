@@ -61,7 +61,11 @@ type memo struct {
 // CheckRoot returns an error unless b is root metadata that can be trusted to
 // begin with: signed by itself.
 func CheckRoot(b []byte) error {
-	if _, err := trustedmetadata.New(b); err != nil {
+	err := guard(func() error {
+		_, err := trustedmetadata.New(b)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("cannot use root metadata: %w", translate(err))
 	}
 	return nil
@@ -271,10 +275,37 @@ func (v *View) RootVersion() int64 {
 	return v.updater.GetTrustedMetadataSet().Root.Signed.Version
 }
 
-// Files are the signed files that prove one target, byte for byte as the
-// service sent them.
+// Metadata are the signed files that prove what the rollouts say, byte for byte
+// as the service sent them.
+type Metadata struct {
+	Timestamp, Snapshot, Targets, Rollout []byte
+}
+
+// Files are the signed files that prove one target and its rollout.
 type Files struct {
-	Timestamp, Snapshot, Targets, Vendor, Bin, Rollout []byte
+	Metadata
+	Vendor, Bin []byte
+}
+
+// Metadata returns the files that prove what the rollouts say. One of them must
+// have been looked up.
+func (v *View) Metadata() (Metadata, error) {
+	var m Metadata
+	err := v.read(map[string]*[]byte{
+		metadata.TIMESTAMP: &m.Timestamp, metadata.SNAPSHOT: &m.Snapshot, metadata.TARGETS: &m.Targets, patch.RolloutRole: &m.Rollout,
+	})
+	return m, err
+}
+
+// read gets the files of roles from the cache.
+func (v *View) read(files map[string]*[]byte) error {
+	for role, data := range files {
+		var err error
+		if *data, err = os.ReadFile(v.keeper.path(role)); err != nil {
+			return fmt.Errorf("cannot read cache: %w", err)
+		}
+	}
+	return nil
 }
 
 // Files returns the files that prove the module at name and its rollout. Both
@@ -289,23 +320,13 @@ func (v *View) Files(name string) (Files, error) {
 		return Files{}, fmt.Errorf("cannot tell which file lists %q: vendor role %q has no bins: %w", name, vendor, patch.ErrMalformed)
 	}
 	bin := role.Signed.Delegations.SuccinctRoles.GetRolesForTarget(name)[0].Name
-	var files Files
-	for _, f := range []struct {
-		role string
-		data *[]byte
-	}{
-		{metadata.TIMESTAMP, &files.Timestamp},
-		{metadata.SNAPSHOT, &files.Snapshot},
-		{metadata.TARGETS, &files.Targets},
-		{vendor, &files.Vendor},
-		{bin, &files.Bin},
-		{patch.RolloutRole, &files.Rollout},
-	} {
-		if *f.data, err = os.ReadFile(v.keeper.path(f.role)); err != nil {
-			return Files{}, fmt.Errorf("cannot read cache: %w", err)
-		}
+	m, err := v.Metadata()
+	if err != nil {
+		return Files{}, err
 	}
-	return files, nil
+	files := Files{Metadata: m}
+	err = v.read(map[string]*[]byte{vendor: &files.Vendor, bin: &files.Bin})
+	return files, err
 }
 
 // Prune removes cached roles that this view did not use, such as the bins of a

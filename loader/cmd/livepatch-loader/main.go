@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"livepatch/internal/kernel"
 	"livepatch/internal/peercred"
@@ -65,7 +66,8 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 		return fmt.Errorf("cannot read pinned root: %w", err)
 	}
 	activated := os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") == "1"
-	if err := sandbox.Enter(); err != nil {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := sandbox.Enter(log, *tree, *state); err != nil {
 		return err
 	}
 	journal, err := journal.Open(*state)
@@ -82,7 +84,7 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 		return journal.MarkCleanShutdown(running.BootID)
 	}
 	srv := &server.Server{
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Log: log,
 		Gate: &gate.Gate{
 			Kernel: running.Kernel, Memory: journal, PinnedRoot: pinned,
 			Now: time.Now, NotBefore: version.Date(),
@@ -105,36 +107,30 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 // serve answers requests on the socket that was passed until ctx is done or
 // none has come for a while.
 func serve(ctx context.Context, srv *server.Server, agentUID uint32, idle time.Duration) error {
-	const first = 3 // SD_LISTEN_FDS_START
-	lis, err := net.FileListener(os.NewFile(first, "socket"))
+	lis, err := net.FileListener(os.NewFile(3, "socket")) // SD_LISTEN_FDS_START
 	if err != nil {
 		return fmt.Errorf("cannot use the socket that was passed: %w", err)
 	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
-	begin := server.NewIdle(idle, leave)
+	busy := srv.Idle(idle, leave)
 	allow := func(p peercred.Info) bool {
-		ok := p.UID == 0 || p.UID == agentUID
-		if !ok {
-			srv.Log.Warn("Refused connection", "peer_uid", p.UID, "peer_pid", p.PID)
+		if p.UID == 0 || p.UID == agentUID {
+			busy()
+			return true
 		}
-		return ok
+		srv.Log.Warn("Refused connection", "peer_uid", p.UID, "peer_pid", p.PID)
+		return false
 	}
 	g := grpc.NewServer(
-		grpc.Creds(peercred.Credentials(allow)),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-			defer begin()()
-			return handle(ctx, req)
-		}),
-		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-			defer begin()()
-			return handle(srv, stream)
-		}),
+		// The agent needs one connection at a time; those that do nothing give way.
+		grpc.Creds(peercred.Credentials(4, allow)),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 10 * time.Second}),
 		// An opening of a repository of 5 000 kernels has 200 KiB.
 		grpc.MaxRecvMsgSize(8<<20),
 		// A module of the usual size comes without a pause.
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(1<<20),
-		grpc.MaxConcurrentStreams(8), grpc.MaxHeaderListSize(4<<10), grpc.ConnectionTimeout(5*time.Second),
+		grpc.MaxConcurrentStreams(2), grpc.MaxHeaderListSize(4<<10), grpc.ConnectionTimeout(5*time.Second),
 	)
 	loaderv1.RegisterLoaderServiceServer(g, srv)
 	context.AfterFunc(ctx, func() {

@@ -6,7 +6,6 @@
 package gate
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"debug/elf"
@@ -14,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -29,12 +29,16 @@ import (
 // fields are private: holding one is the permission to load it.
 type Cleared struct {
 	module patch.Module
+	vendor string
 	digest patch.Digest
 	image  *Image
 }
 
 // Module returns what the vendor signed about the module.
 func (c *Cleared) Module() patch.Module { return c.module }
+
+// Vendor returns who signed it.
+func (c *Cleared) Vendor() string { return c.vendor }
 
 // Digest returns the hash of the module.
 func (c *Cleared) Digest() patch.Digest { return c.digest }
@@ -51,17 +55,20 @@ func (c *Cleared) File() *os.File {
 // Reader returns a reader of the sealed bytes.
 func (c *Cleared) Reader() io.Reader { return io.NewSectionReader(c.image.file, 0, c.image.size) }
 
-// A Submission is what an agent hands in. Nothing of it is trusted.
+// Metadata is one update of the signed metadata, as an agent hands it in.
+// Nothing of it is trusted.
+type Metadata struct {
+	Roots                                 [][]byte // those after the trusted one, in order
+	Timestamp, Snapshot, Targets, Rollout []byte
+}
+
+// A Submission is metadata and the module that it is to admit.
 type Submission struct {
-	Target    string   // path in the repository
-	Roots     [][]byte // those after the trusted one, in order
-	Timestamp []byte
-	Snapshot  []byte
-	Targets   []byte
-	Vendor    []byte // role that the target's folder is named for
-	Bin       []byte // hash bin of the vendor that lists the target
-	Rollout   []byte
-	Image     *Image
+	Metadata
+	Target string // path in the repository
+	Vendor []byte // role that the target's folder is named for
+	Bin    []byte // hash bin of the vendor that lists the target
+	Image  *Image
 }
 
 // A Gate knows the running kernel and what was trusted before.
@@ -87,116 +94,148 @@ func (g *Gate) Trusted() (*tuf.Set, error) {
 	return tuf.New(trust.Stored, now)
 }
 
-// Clear verifies a submission. What it learned about the signed metadata stays
-// on disk even if the patch is refused, so that nothing older is believed later.
-func (g *Gate) Clear(s Submission) (*Cleared, error) {
+// Update takes newer metadata, and writes into the journal what its rollouts say
+// of the patches there.
+func (g *Gate) Update(m Metadata) error { return g.update(m, func(*tuf.Set) error { return nil }) }
+
+// update makes one update and reads from it. What it learned stays on disk even
+// if it fails, so that nothing older is believed later.
+func (g *Gate) update(m Metadata, read func(*tuf.Set) error) error {
 	set, err := g.Trusted()
+	if err != nil {
+		return err
+	}
+	before := set.Stored()
+	for _, root := range m.Roots {
+		if err = set.Root(root); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = cmp.Or(set.Timestamp(m.Timestamp), set.Snapshot(m.Snapshot))
+	}
+	var said map[string]patch.RolloutState
+	if err == nil {
+		said, err = g.rollouts(set, m)
+	}
+	if err == nil {
+		err = read(set)
+	}
+	return errors.Join(err, g.Memory.Hear(said), g.remember(before, set.Stored(), err == nil))
+}
+
+// rollouts returns what the metadata says of the patches in the journal. What
+// was said of one that it does not mention still holds.
+func (g *Gate) rollouts(set *tuf.Set, m Metadata) (map[string]patch.RolloutState, error) {
+	said := map[string]patch.RolloutState{}
+	for _, e := range g.Memory.All() {
+		r, err := m.rollout(set, e.Vendor, e.Version)
+		if err == nil {
+			said[e.Name] = r.At(e.Kernel)
+		} else if !errors.Is(err, patch.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return said, nil
+}
+
+// rollout returns the rollout of a version.
+func (m Metadata) rollout(set *tuf.Set, vendor, version string) (patch.Rollout, error) {
+	t, err := set.Find(patch.RolloutPath(vendor, version), Submission{Metadata: m}.load)
+	if err != nil {
+		return patch.Rollout{}, err
+	}
+	return patch.ParseRollout(t.Custom)
+}
+
+// Clear verifies a submission.
+func (g *Gate) Clear(s Submission) (*Cleared, error) {
+	vendor, err := patch.VendorOf(s.Target)
 	if err != nil {
 		return nil, err
 	}
-	module, digest, err := signed(set, s)
+	c := &Cleared{vendor: vendor, image: s.Image}
 	// Floors are on disk before the module goes in, and also if it does not.
-	if err := errors.Join(err, g.remember(set, err == nil)); err != nil {
+	if err := g.update(s.Metadata, func(set *tuf.Set) error { return s.signed(set, c) }); err != nil {
 		return nil, err
 	}
-	if err := module.Check(g.Kernel); err != nil {
+	if err := c.module.Check(g.Kernel); err != nil {
 		return nil, err
 	}
 	// Nothing older than a patch that was let in before.
-	floor := g.Memory.Floor(module.BuildID)
-	if module.Sequence < floor.Sequence || module.Sequence == floor.Sequence && digest != floor.Digest {
-		return nil, fmt.Errorf("%w: sequence number of %s is %d, was %d", patch.ErrRollback, module.Name, module.Sequence, floor.Sequence)
+	floor := g.Memory.Floor(c.module.BuildID)
+	if c.module.Sequence < floor.Sequence || c.module.Sequence == floor.Sequence && c.digest != floor.Digest {
+		return nil, fmt.Errorf("%w: sequence number of %s is %d, was %d", patch.ErrRollback, c.module.Name, c.module.Sequence, floor.Sequence)
 	}
-	return clearImage(module, digest, s.Image)
+	return c.inspect()
 }
 
-// signed makes one update and returns what the vendor signed about the target,
-// if the rollout lets it in.
-func signed(set *tuf.Set, s Submission) (m patch.Module, d patch.Digest, err error) {
-	vendor, err := patch.VendorOf(s.Target)
+// signed finds what the vendor signed about the target, if the rollout lets it in.
+func (s Submission) signed(set *tuf.Set, c *Cleared) error {
+	target, err := set.Find(s.Target, s.load)
 	if err != nil {
-		return m, d, err
+		return err
 	}
-	for _, root := range s.Roots {
-		if err := set.Root(root); err != nil {
-			return m, d, err
-		}
+	if c.module, err = patch.ParseModule(target.Custom); err != nil {
+		return err
 	}
-	if err := cmp.Or(set.Timestamp(s.Timestamp), set.Snapshot(s.Snapshot)); err != nil {
-		return m, d, err
+	c.digest = target.Digest
+	if want := patch.ModulePath(c.vendor, c.module); s.Target != want || s.Image.size != target.Length {
+		return fmt.Errorf("%w: %q of %d bytes was sent, signed is %q of %d bytes", patch.ErrTampered, s.Target, s.Image.size, want, target.Length)
 	}
-	target, err := set.Find(s.Target, s.load(vendor))
-	if err != nil {
-		return m, d, err
-	}
-	if m, err = patch.ParseModule(target.Custom); err != nil {
-		return m, d, err
-	}
-	d = target.Digest
-	if want := patch.ModulePath(vendor, m); s.Target != want || s.Image.size != target.Length {
-		return m, d, fmt.Errorf("%w: %q of %d bytes was sent, signed is %q of %d bytes", patch.ErrTampered, s.Target, s.Image.size, want, target.Length)
-	}
-	rollout, err := set.Find(patch.RolloutPath(vendor, m.Version), s.load(vendor))
-	if err != nil {
-		return m, d, err
-	}
-	r, err := patch.ParseRollout(rollout.Custom)
-	if err != nil {
-		return m, d, err
-	}
-	return m, d, r.For(m.Kernel)
+	r, err := s.rollout(set, c.vendor, c.module.Version)
+	return cmp.Or(err, r.For(c.module.Kernel))
 }
 
-// load finds the file that was sent for a role. The bin is whichever the vendor
-// delegates to.
-func (s Submission) load(vendor string) tuf.Loader {
-	files := map[string][]byte{"targets": s.Targets, vendor: s.Vendor, patch.RolloutRole: s.Rollout}
-	return func(role string, _ int64) ([]byte, error) {
-		if b, ok := files[role]; ok {
-			return b, nil
-		}
-		if strings.HasPrefix(role, vendor+"-") {
-			return s.Bin, nil
-		}
-		return nil, fmt.Errorf("%w: role %q was not sent", patch.ErrInvalid, role)
+// load finds the file that was sent for a role below root.
+func (s Submission) load(role string, _ int64) ([]byte, error) {
+	switch vendor, _ := patch.VendorOf(s.Target); {
+	case role == "targets":
+		return s.Targets, nil
+	case role == patch.RolloutRole:
+		return s.Rollout, nil
+	case role == vendor:
+		return s.Vendor, nil
+	case strings.HasPrefix(role, vendor+"-"): // whichever bin the vendor delegates to
+		return s.Bin, nil
 	}
+	return nil, fmt.Errorf("%w: role %q was not sent", patch.ErrInvalid, role)
 }
 
-// remember keeps what the update established.
-func (g *Gate) remember(set *tuf.Set, complete bool) error {
-	was, is := g.Memory.Trust(), set.Stored()
-	if bytes.Equal(was.Root, is.Root) && bytes.Equal(was.Timestamp, is.Timestamp) && bytes.Equal(was.Snapshot, is.Snapshot) {
+// remember keeps what the update established, if that is more than there was.
+func (g *Gate) remember(was, is tuf.Stored, complete bool) error {
+	if reflect.DeepEqual(was, is) {
 		return nil
 	}
-	next := journal.Trust{Stored: is, Time: was.Time}
-	if now := g.Now(); complete && now.After(was.Time) {
+	next := journal.Trust{Stored: is, Time: g.Memory.Trust().Time}
+	if now := g.Now(); complete && now.After(next.Time) {
 		next.Time = now
 	}
 	return g.Memory.SetTrust(next)
 }
 
-// clearImage checks the module itself and gives the permission to load it.
-func clearImage(m patch.Module, signed patch.Digest, image *Image) (*Cleared, error) {
-	got, err := image.seal()
+// inspect checks the module itself, and with that c is cleared.
+func (c *Cleared) inspect() (*Cleared, error) {
+	got, err := c.image.seal()
 	if err != nil {
 		return nil, err
 	}
-	if got != signed {
-		return nil, fmt.Errorf("%w: module has SHA-256 %s, signed is %s", patch.ErrTampered, got, signed)
+	if got != c.digest {
+		return nil, fmt.Errorf("%w: module has SHA-256 %s, signed is %s", patch.ErrTampered, got, c.digest)
 	}
-	info, err := image.modinfo()
+	info, err := c.image.modinfo()
 	release, _, _ := strings.Cut(info["vermagic"], " ")
 	switch {
 	case err != nil:
 		return nil, err
 	case info["livepatch"] != "Y":
-		return nil, fmt.Errorf("%w: %s", patch.ErrNotLivepatch, m.Name)
-	case info["name"] != m.Name:
-		return nil, fmt.Errorf("%w: module calls itself %q, signed is %q", patch.ErrTampered, info["name"], m.Name)
-	case release != m.Release:
-		return nil, fmt.Errorf("%w: module was built for kernel %q, signed is %q", patch.ErrWrongKernel, release, m.Release)
+		return nil, fmt.Errorf("%w: %s", patch.ErrNotLivepatch, c.module.Name)
+	case info["name"] != c.module.Name:
+		return nil, fmt.Errorf("%w: module calls itself %q, signed is %q", patch.ErrTampered, info["name"], c.module.Name)
+	case release != c.module.Release:
+		return nil, fmt.Errorf("%w: module was built for kernel %q, signed is %q", patch.ErrWrongKernel, release, c.module.Release)
 	}
-	return &Cleared{module: m, digest: got, image: image}, nil
+	return c, nil
 }
 
 // ClearStored clears a patch that was accepted before, from the loader's own
@@ -206,7 +245,11 @@ func (g *Gate) ClearStored(e journal.Entry, image *Image) (*Cleared, error) {
 	if err := e.Check(g.Kernel); err != nil {
 		return nil, err
 	}
-	return clearImage(e.Module, e.Digest, image)
+	if e.Rollout == patch.Revoked {
+		return nil, fmt.Errorf("%w: %s", patch.ErrRevoked, e.Name)
+	}
+	c := &Cleared{module: e.Module, vendor: e.Vendor, digest: e.Digest, image: image}
+	return c.inspect()
 }
 
 // An Image holds the bytes of a module in memory that nobody can change once it

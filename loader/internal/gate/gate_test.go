@@ -79,9 +79,11 @@ func (w *world) submission(t *testing.T) Submission {
 		t.Fatal(err)
 	}
 	return Submission{
-		Target: target, Roots: f.Roots[1:], Timestamp: f.Roles["timestamp"], Snapshot: f.Roles["snapshot"],
-		Targets: f.Roles["targets"], Vendor: f.Roles["debian"], Bin: f.Roles[w.repo.Bin(target)],
-		Rollout: f.Roles["rollout"], Image: image,
+		Metadata: Metadata{
+			Roots: f.Roots[1:], Timestamp: f.Roles["timestamp"], Snapshot: f.Roles["snapshot"],
+			Targets: f.Roles["targets"], Rollout: f.Roles["rollout"],
+		},
+		Target: target, Vendor: f.Roles["debian"], Bin: f.Roles[w.repo.Bin(target)], Image: image,
 	}
 }
 
@@ -415,7 +417,7 @@ func FuzzModinfo(f *testing.F) {
 		if _, err := image.Write(b); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := clearImage(described(), patch.Digest{}, image); err == nil {
+		if _, err := (&Cleared{module: described(), image: image}).inspect(); err == nil {
 			t.Error("an image whose hash is not the signed one was cleared")
 		}
 		if _, err := image.modinfo(); err != nil && !errors.Is(err, patch.ErrBadFormat) {

@@ -43,6 +43,7 @@ const (
 // An Entry is one patch that this loader inserted or tried to.
 type Entry struct {
 	patch.Module
+	Vendor   string       `json:"vendor"`
 	Digest   patch.Digest `json:"digest"`
 	Standing Standing     `json:"standing"`
 	BootID   string       `json:"boot_id"` // of the last insertion
@@ -50,6 +51,10 @@ type Entry struct {
 	// Proven is set once the patch was accepted, and stays set while it is
 	// inserted again at a later boot.
 	Proven bool `json:"proven,omitempty"`
+	// Cut is set once the power went while a proven patch was inserted again.
+	Cut bool `json:"cut,omitempty"`
+	// Rollout is the newest signed word about the patch, "" if there was none.
+	Rollout patch.RolloutState `json:"rollout,omitempty"`
 }
 
 // A Floor is the newest patch that was let in for a kernel.
@@ -209,24 +214,38 @@ func (j *Journal) Mark(name string, s Standing) error {
 			if r.Entries[i].Name == name {
 				r.Entries[i].Standing = s
 				r.Entries[i].Proven = r.Entries[i].Proven && s != Quarantined
+				r.Entries[i].Cut = r.Entries[i].Cut && s != Accepted
 			}
 		}
 	})
 }
 
-// Accept makes the entry called name the one that returns at boot, in place of
-// those accepted for the same kernel before.
-func (j *Journal) Accept(name string) error {
+// Accept makes an entry the one that returns at boot. Of those accepted for the
+// same kernel before, the last stays, to go back to if this one is revoked.
+func (j *Journal) Accept(accepted Entry) error {
 	return j.update(func(r *record) {
-		i := slices.IndexFunc(r.Entries, func(e Entry) bool { return e.Name == name })
-		for k := range r.Entries {
-			e := &r.Entries[k]
+		kept := false
+		for i := range slices.Backward(r.Entries) {
+			e := &r.Entries[i]
 			switch {
-			case k == i:
+			case e.Name == accepted.Name:
 				e.Standing, e.Proven = Accepted, true
-			case i >= 0 && e.Standing == Accepted && e.Kernel == r.Entries[i].Kernel:
+			case e.Standing != Accepted || e.Kernel != accepted.Kernel:
+			case kept || e.Rollout == patch.Revoked:
 				e.Standing, e.Proven = Quarantined, false
+			default:
+				kept = true
 			}
+		}
+	})
+}
+
+// Hear keeps what the signed rollouts say, by name of the patch.
+func (j *Journal) Hear(said map[string]patch.RolloutState) error {
+	return j.update(func(r *record) {
+		for i := range r.Entries {
+			e := &r.Entries[i]
+			e.Rollout = cmp.Or(said[e.Name], e.Rollout)
 		}
 	})
 }
@@ -248,6 +267,8 @@ func (j *Journal) BeginBoot(bootID string) (suspects []string, err error) {
 				continue
 			}
 			switch {
+			case e.BootID != r.CleanBoot && e.Proven && !e.Cut: // chance, as a rule; twice in a row it is the patch
+				e.Standing, e.Cut = Accepted, true
 			case e.BootID != r.CleanBoot:
 				e.Standing, e.Proven = Suspect, false
 				suspects = append(suspects, e.Name)
@@ -313,8 +334,5 @@ func (j *Journal) Prune() error {
 			err = errors.Join(err, os.Remove(filepath.Join(j.dir, "store", f.Name())))
 		}
 	}
-	if err = errors.Join(err, durable.Sweep(j.dir)); err != nil {
-		return fmt.Errorf("cannot tidy store: %w", err)
-	}
-	return nil
+	return errors.Join(err, durable.Sweep(j.dir))
 }

@@ -120,6 +120,8 @@ func TestPatchesInServiceAreNotForgotten(t *testing.T) {
 func TestBoot(t *testing.T) {
 	proven := entry("p", 1, journal.Inserting, "boot1")
 	proven.Proven = true
+	cut := proven
+	cut.Cut = true
 	tests := map[string]struct {
 		entry    journal.Entry
 		clean    string // boot that was shut down in good order
@@ -128,7 +130,8 @@ func TestBoot(t *testing.T) {
 	}{
 		"crash during the insertion":              {entry("p", 1, journal.Inserting, "boot1"), "", journal.Suspect, 1},
 		"crash during the trial":                  {entry("p", 1, journal.Trial, "boot1"), "", journal.Suspect, 1},
-		"crash while an accepted one returned":    {proven, "", journal.Suspect, 1},
+		"crash while an accepted one returned":    {proven, "", journal.Accepted, 0},
+		"the same at the boot after":              {cut, "", journal.Suspect, 1},
 		"shutdown during the trial":               {entry("p", 1, journal.Trial, "boot1"), "boot1", journal.Quarantined, 0},
 		"shutdown while an accepted one returned": {proven, "boot1", journal.Accepted, 0},
 		"an earlier boot was shut down":           {entry("p", 1, journal.Trial, "boot1"), "boot0", journal.Suspect, 1},
@@ -156,15 +159,19 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-func TestAcceptRetiresThePatchBefore(t *testing.T) {
+// The one before stays, to go back to.
+func TestAcceptRetiresAllButThePatchBefore(t *testing.T) {
 	other := entry("other-kernel", 1, journal.Accepted, "boot1")
 	other.BuildID = "ffffffffffffffff"
 	j := open(t, t.TempDir())
-	put(t, j, other, entry("old", 1, journal.Accepted, "boot1"), entry("bad", 2, journal.Suspect, "boot1"), entry("new", 3, journal.Trial, "boot1"))
-	if err := j.Accept("new"); err != nil {
+	put(t, j, other)
+	older, revoked := entry("older", 1, journal.Accepted, "boot0"), entry("revoked", 1, journal.Accepted, "boot0")
+	revoked.Rollout = patch.Revoked
+	put(t, j, older, revoked, entry("old", 1, journal.Accepted, "boot1"), entry("bad", 2, journal.Suspect, "boot1"), entry("new", 3, journal.Trial, "boot1"))
+	if err := j.Accept(entry("new", 3, journal.Trial, "boot1")); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]journal.Standing{"new": journal.Accepted, "old": journal.Quarantined, "bad": journal.Suspect, "other-kernel": journal.Accepted}
+	want := map[string]journal.Standing{"new": journal.Accepted, "old": journal.Accepted, "older": journal.Quarantined, "revoked": journal.Quarantined, "bad": journal.Suspect, "other-kernel": journal.Accepted}
 	for name, s := range want {
 		if e, _ := j.Find(name); e.Standing != s || e.Proven != (name == "new") {
 			t.Errorf("%s is %s (proven %v), want %s", name, e.Standing, e.Proven, s)

@@ -36,9 +36,9 @@ func (s State) InTransition() bool { return s == Enabling || s == Disabling }
 
 // A Blocker is a task that a transition waits for.
 type Blocker struct {
-	TID      int
-	Comm     string
-	Function string // it sleeps in; "" where the kernel does not tell
+	TID   int
+	Comm  string
+	State string // "R (running)", "S (sleeping)"
 }
 
 // A Kernel is the livepatch part of the kernel below one root, normally "/".
@@ -52,13 +52,19 @@ func New(root string) *Kernel { return &Kernel{root: root, fsys: os.DirFS(root)}
 
 const sysfs = "sys/kernel/livepatch"
 
-// List returns the names of the livepatches in the kernel.
-func (k *Kernel) List() (names []string) {
-	files, _ := fs.Glob(k.fsys, sysfs+"/*/enabled") // fails for a bad pattern only
-	for _, file := range files {
-		names = append(names, path.Base(path.Dir(file)))
+// List returns the names of the livepatches in the kernel, none for a kernel
+// without livepatch.
+func (k *Kernel) List() (names []string, err error) {
+	entries, err := fs.ReadDir(k.fsys, sysfs)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot list livepatches: %w", err)
 	}
-	return names
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 // State returns the state of the livepatch called name.
@@ -100,15 +106,17 @@ func (k *Kernel) flag(name, attr string) (bool, error) {
 	return text == "1", err
 }
 
-// InTransition returns the name of the livepatch whose transition is running,
-// or "". The kernel runs one at a time. One whose state cannot be read counts.
-func (k *Kernel) InTransition() string {
-	for _, name := range k.List() {
-		if state, err := k.State(name); err != nil || state.InTransition() {
-			return name
+// Settled returns an error matching [patch.ErrBusy] while the kernel moves tasks
+// to or from a livepatch, other than the one called except: it does so for one at
+// a time. One whose state cannot be read counts.
+func (k *Kernel) Settled(except string) error {
+	names, err := k.List()
+	for _, name := range names {
+		if state, err := k.State(name); name != except && (err != nil || state.InTransition()) {
+			return fmt.Errorf("%w: of %s", patch.ErrBusy, name)
 		}
 	}
-	return ""
+	return err
 }
 
 // Disable begins the transition that takes a livepatch out of force. During
@@ -138,7 +146,9 @@ func (k *Kernel) Blockers(s State, limit int) (blockers []Blocker, count int) {
 		}
 		dir := path.Dir(file)
 		tid, _ := strconv.Atoi(path.Base(dir))
-		blockers = append(blockers, Blocker{TID: tid, Comm: k.text(dir + "/comm"), Function: strings.TrimLeft(k.text(dir+"/wchan"), "0")})
+		_, status, _ := strings.Cut(k.text(dir+"/status"), "State:")
+		state, _, _ := strings.Cut(status, "\n")
+		blockers = append(blockers, Blocker{TID: tid, Comm: k.text(dir + "/comm"), State: strings.TrimSpace(state)})
 	}
 	slices.SortFunc(blockers, func(a, b Blocker) int { return a.TID - b.TID })
 	count = len(blockers)

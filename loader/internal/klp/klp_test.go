@@ -1,6 +1,8 @@
 package klp_test
 
 import (
+	"errors"
+	"livepatch/internal/patch"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,24 +88,39 @@ func TestStatesAreThoseOfTheContract(t *testing.T) {
 
 func TestList(t *testing.T) {
 	k := klp.New(tree(t, map[string]string{lp + "enabled": "1\n", "sys/kernel/livepatch/kpatch/enabled": "1\n"}))
-	if diff := cmp.Diff([]string{"kpatch", "lp"}, k.List()); diff != "" {
-		t.Errorf("livepatches (-want +got):\n%s", diff)
+	got, err := k.List()
+	if diff := cmp.Diff([]string{"kpatch", "lp"}, got); diff != "" || err != nil {
+		t.Errorf("livepatches (-want +got): %v\n%s", err, diff)
 	}
-	if got := klp.New(t.TempDir()).List(); len(got) != 0 {
-		t.Errorf("kernel without livepatch support: %v", got)
+	if got, err := klp.New(t.TempDir()).List(); len(got) != 0 || err != nil {
+		t.Errorf("kernel without livepatch support: %v, %v", got, err)
 	}
 }
 
-func TestInTransition(t *testing.T) {
+// What cannot be listed is not "none": out of file descriptors, for example.
+func TestListSaysSoIfItCannotKnow(t *testing.T) {
+	k := klp.New(tree(t, map[string]string{"sys/kernel/livepatch": "not a folder"}))
+	if got, err := k.List(); err == nil {
+		t.Errorf("listed %v", got)
+	}
+	if err := k.Settled(""); err == nil {
+		t.Error("no transition is running, it says")
+	}
+}
+
+func TestSettled(t *testing.T) {
 	k := klp.New(tree(t, map[string]string{
 		lp + "enabled": "1\n", lp + "transition": "0\n",
 		"sys/kernel/livepatch/other/enabled": "0\n", "sys/kernel/livepatch/other/transition": "1\n",
 	}))
-	if name := k.InTransition(); name != "other" {
-		t.Errorf("in transition: %q, want other", name)
+	if err := k.Settled(""); !errors.Is(err, patch.ErrBusy) || !strings.Contains(err.Error(), "other") {
+		t.Errorf("in transition: %v, want %v of other", err, patch.ErrBusy)
 	}
-	if name := klp.New(t.TempDir()).InTransition(); name != "" {
-		t.Errorf("nothing there: %q", name)
+	if err := k.Settled("other"); err != nil {
+		t.Errorf("but for other: %v", err)
+	}
+	if err := klp.New(t.TempDir()).Settled(""); err != nil {
+		t.Errorf("nothing there: %v", err)
 	}
 }
 
@@ -123,15 +140,15 @@ func TestDisableWritesZero(t *testing.T) {
 func TestBlockers(t *testing.T) {
 	root := tree(t, map[string]string{
 		"proc/1/task/1/patch_state": "1\n", "proc/1/task/1/comm": "init\n",
-		"proc/20/task/20/patch_state": "0\n", "proc/20/task/20/comm": "vhost-7\n", "proc/20/task/20/wchan": "vhost_worker",
-		"proc/3/task/3/patch_state": "0\n", "proc/3/task/3/comm": "sl\xffeep\n", "proc/3/task/3/wchan": "0",
+		"proc/20/task/20/patch_state": "0\n", "proc/20/task/20/comm": "vhost-7\n", "proc/20/task/20/status": "Name:\tvhost-7\nState:\tR (running)\nTgid:\t20\n",
+		"proc/3/task/3/patch_state": "0\n", "proc/3/task/3/comm": "sl\xffeep\n", "proc/3/task/3/status": "no state",
 		"proc/4/task/4/patch_state": "-1\n", "proc/4/task/4/comm": "outside\n",
 		"proc/5/task/5/comm":           "went away\n",
 		"proc/self/task/6/patch_state": "0\n",
 	})
 	k := klp.New(root)
 	got, count := k.Blockers(klp.Enabling, 8)
-	want := []klp.Blocker{{TID: 3, Comm: "sl?eep"}, {TID: 20, Comm: "vhost-7", Function: "vhost_worker"}}
+	want := []klp.Blocker{{TID: 3, Comm: "sl?eep"}, {TID: 20, Comm: "vhost-7", State: "R (running)"}}
 	if diff := cmp.Diff(want, got); diff != "" || count != 2 {
 		t.Errorf("blockers, %d in all:\n%s", count, diff)
 	}

@@ -53,7 +53,7 @@ var meanings = map[unix.Errno]error{
 	unix.EINVAL:       patch.ErrIncompatible,    // livepatch metadata, a symbol missing or ambiguous, klp_state
 	unix.ENOENT:       patch.ErrUnknownSymbol,   // unresolved symbol
 	unix.EEXIST:       patch.ErrNameTaken,       // module of that name is live
-	unix.EBUSY:        patch.ErrFtraceConflict,  // see Server.insertError for its other meanings
+	unix.EBUSY:        patch.ErrFtraceConflict,  // see Server.insert for its other meaning
 	unix.EKEYREJECTED: patch.ErrModuleSignature, // signature is bad
 	unix.ENOKEY:       patch.ErrModuleSignature, // unsigned, or key not known
 	unix.EBADMSG:      patch.ErrModuleSignature, // signature is malformed

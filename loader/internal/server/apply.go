@@ -14,34 +14,43 @@ import (
 	loaderv1 "livepatch/proto/loader/v1"
 )
 
+// inOrder does one thing after the other until one fails.
+func inOrder(things ...func() error) error {
+	for _, do := range things {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func metadata(m *loaderv1.Metadata) gate.Metadata {
+	return gate.Metadata{Roots: m.GetRoots(), Timestamp: m.GetTimestamp(), Snapshot: m.GetSnapshot(), Targets: m.GetTargets(), Rollout: m.GetRollout()}
+}
+
 // apply is Apply once everything was received.
-func (s *Server) apply(ctx context.Context, o *loaderv1.Opening, image *gate.Image, steps *steps) (*loaderv1.ApplyResponse, error) {
+func (s *Server) apply(ctx context.Context, o *loaderv1.Opening, image *gate.Image) (*loaderv1.ApplyResponse, error) {
 	cleared, err := s.Gate.Clear(gate.Submission{
-		Target: o.GetTarget(), Roots: o.GetRoots(), Timestamp: o.GetTimestamp(), Snapshot: o.GetSnapshot(),
-		Targets: o.GetTargets(), Vendor: o.GetVendor(), Bin: o.GetBin(), Rollout: o.GetRollout(), Image: image,
+		Metadata: metadata(o.GetMetadata()), Target: o.GetTarget(), Vendor: o.GetVendor(), Bin: o.GetBin(), Image: image,
 	})
 	if err != nil {
 		return nil, err
 	}
-	steps.done("verify")
-	wait := cmp.Or(o.GetWait().AsDuration(), defaultWait)
-	resp := &loaderv1.ApplyResponse{}
-	resp.Outcome, err = s.bringIn(ctx, cleared, wait, steps)
+	resp, name := &loaderv1.ApplyResponse{}, cleared.Module().Name
+	resp.Outcome, err = s.bringIn(ctx, cleared, cmp.Or(o.GetWait().AsDuration(), defaultWait))
 	if err != nil {
 		return nil, err
 	}
 	if resp.GetOutcome() != loaderv1.Outcome_OUTCOME_TRANSITION_PENDING {
-		resp.Unloaded = s.unloadReplaced(ctx, cleared.Module().Name)
-		steps.done("unload")
+		resp.Unloaded = s.unloadReplaced(ctx, name)
 	}
-	resp.Steps = steps.list
-	resp.Livepatch, err = s.livepatch(cleared.Module().Name)
+	resp.Livepatch, err = s.livepatch(name)
 	return resp, err
 }
 
 // bringIn inserts a cleared module, unless the very same one is in force or on
 // its way, and follows its transition until wait is over.
-func (s *Server) bringIn(ctx context.Context, c *gate.Cleared, wait time.Duration, steps *steps) (loaderv1.Outcome, error) {
+func (s *Server) bringIn(ctx context.Context, c *gate.Cleared, wait time.Duration) (loaderv1.Outcome, error) {
 	name := c.Module().Name
 	state, err := s.Klp.State(name)
 	entry, known := s.Journal.Find(name)
@@ -58,7 +67,7 @@ func (s *Server) bringIn(ctx context.Context, c *gate.Cleared, wait time.Duratio
 		}
 		fallthrough
 	case state == klp.Absent:
-		outcome, err = loaderv1.Outcome_OUTCOME_APPLIED, s.insert(ctx, c, steps)
+		outcome, err = loaderv1.Outcome_OUTCOME_APPLIED, s.insert(ctx, c)
 	}
 	if err == nil {
 		state, err = s.follow(ctx, name, wait)
@@ -66,71 +75,44 @@ func (s *Server) bringIn(ctx context.Context, c *gate.Cleared, wait time.Duratio
 	if err != nil || state.InTransition() {
 		return loaderv1.Outcome_OUTCOME_TRANSITION_PENDING, err
 	}
-	steps.done("transition")
 	return outcome, s.record(name, state)
 }
 
 // insert puts a cleared module into the kernel. The journal has it before the
 // kernel does, so that a crash finds its culprit.
-func (s *Server) insert(ctx context.Context, c *gate.Cleared, steps *steps) error {
-	m := c.Module()
-	before, known := s.Journal.Find(m.Name)
-	same := known && before.Digest == c.Digest()
-	if same && before.Standing == journal.Suspect {
-		return fmt.Errorf("%w: %s", patch.ErrSuspect, m.Name)
-	}
+func (s *Server) insert(ctx context.Context, c *gate.Cleared) error {
 	facts, err := s.Facts()
-	if err == nil {
-		err = facts.Ready()
-	}
-	if err == nil {
-		err = s.noTransition()
-	}
-	if err == nil {
-		err = s.Journal.StoreModule(c.Digest(), c.Reader())
-	}
-	if err == nil {
-		err = s.Journal.Put(journal.Entry{
-			Module: m, Digest: c.Digest(), Standing: journal.Inserting,
-			BootID: facts.BootID, Inserted: s.Now().UTC(), Proven: same && before.Proven,
-		})
-	}
 	if err != nil {
 		return err
 	}
-	steps.done("journal")
-	if err := s.Modules.Insert(c); err != nil {
-		// What stood in the journal before still holds.
-		if known {
-			return errors.Join(s.insertError(err), s.Journal.Put(before))
-		}
-		return errors.Join(s.insertError(err), s.Journal.Mark(m.Name, journal.Quarantined))
+	before, known := s.Journal.Find(c.Module().Name)
+	same := known && before.Digest == c.Digest()
+	if same && before.Standing == journal.Suspect {
+		return fmt.Errorf("%w: %s", patch.ErrSuspect, before.Name)
 	}
-	steps.done("insert")
-	s.Log.InfoContext(ctx, "Inserted livepatch", "patch", m.Name, "version", m.Version, "digest", c.Digest())
-	return nil
-}
-
-// noTransition returns an error matching [patch.ErrBusy] while the kernel moves
-// tasks from one livepatch to another.
-func (s *Server) noTransition() error {
-	if busy := s.Klp.InTransition(); busy != "" {
-		return fmt.Errorf("%w: of %s", patch.ErrBusy, busy)
+	e := journal.Entry{
+		Module: c.Module(), Vendor: c.Vendor(), Digest: c.Digest(), Standing: journal.Inserting,
+		BootID: facts.BootID, Inserted: s.Now().UTC(), Proven: same && before.Proven, Cut: before.Cut,
+		Rollout: cmp.Or(before.Rollout, patch.Running),
 	}
-	return nil
-}
-
-// insertError tells apart what the kernel reports with one errno: EBUSY for a
-// running transition, disabled ftrace and functions that others trace.
-func (s *Server) insertError(err error) error {
-	facts, ferr := s.Facts()
-	switch {
-	case !errors.Is(err, patch.ErrFtraceConflict):
+	if err := inOrder(facts.Ready,
+		func() error { return s.Klp.Settled("") },
+		func() error { return s.Journal.StoreModule(e.Digest, c.Reader()) },
+		func() error { return s.Journal.Put(e) }); err != nil {
 		return err
-	case ferr == nil && !facts.Ftrace:
-		return patch.ErrFtraceDisabled
 	}
-	return cmp.Or(s.noTransition(), err)
+	if err := s.Modules.Insert(c); err != nil {
+		e.Standing = journal.Quarantined
+		if known { // what stood in the journal before still holds
+			e = before
+		}
+		if errors.Is(err, patch.ErrFtraceConflict) { // EBUSY, which a transition is answered with, too
+			err = cmp.Or(s.Klp.Settled(""), err)
+		}
+		return errors.Join(err, s.Journal.Put(e))
+	}
+	s.Log.InfoContext(ctx, "Inserted livepatch", "patch", e.Name, "version", e.Version, "digest", e.Digest)
+	return nil
 }
 
 // follow returns the state of a livepatch once its transition has ended, or
@@ -196,7 +178,7 @@ func (s *Server) unloadReplaced(ctx context.Context, inForce string) (unloaded [
 		}
 		if err = s.Modules.Delete(e.Name); err == nil {
 			unloaded = append(unloaded, e.Name)
-			if e.Standing != journal.Accepted { // then it is the last known good
+			if e.Standing != journal.Accepted || e.Rollout == patch.Revoked { // else it is the last known good
 				err = s.Journal.Mark(e.Name, journal.Quarantined)
 			}
 		}
@@ -207,11 +189,41 @@ func (s *Server) unloadReplaced(ctx context.Context, inForce string) (unloaded [
 	return unloaded
 }
 
-// remove takes a livepatch out of the kernel and out of the store.
+// withdraw takes revoked livepatches out of the kernel and returns their names.
+// The newest accepted one takes the place of a revoked one if it can.
+func (s *Server) withdraw(ctx context.Context) (names []string, err error) {
+	for _, e := range s.Journal.All() {
+		state, serr := s.Klp.State(e.Name)
+		if e.Rollout != patch.Revoked || serr != nil || state != klp.Enabled && state != klp.Enabling {
+			continue
+		}
+		s.Log.WarnContext(ctx, "Livepatch was revoked", "patch", e.Name)
+		if rerr := s.Reapply(ctx); rerr != nil {
+			s.Log.WarnContext(ctx, "Cannot go back to the livepatch before", "err", rerr)
+		}
+		serr = s.Klp.Settled(e.Name)
+		if serr == nil {
+			serr = s.remove(ctx, e)
+		}
+		if serr == nil {
+			names = append(names, e.Name)
+		}
+		err = errors.Join(err, serr)
+	}
+	return names, err
+}
+
+// remove takes a livepatch out of the kernel and out of the store, and unless
+// that is because it was revoked, those with it that would return at boot.
 func (s *Server) remove(ctx context.Context, e journal.Entry) error {
-	// Written first: if the machine goes down now, it must not come back.
-	if err := s.Journal.Mark(e.Name, journal.Quarantined); err != nil {
-		return err
+	for _, other := range s.Journal.All() {
+		if other.Name != e.Name && (other.Standing != journal.Accepted || e.Rollout == patch.Revoked) {
+			continue
+		}
+		// Written first: if the machine goes down now, it must not come back.
+		if err := s.Journal.Mark(other.Name, journal.Quarantined); err != nil {
+			return err
+		}
 	}
 	state, err := s.Klp.State(e.Name)
 	if err == nil && (state == klp.Enabled || state == klp.Enabling) {
@@ -223,31 +235,27 @@ func (s *Server) remove(ctx context.Context, e journal.Entry) error {
 	if err == nil && state.InTransition() {
 		err = fmt.Errorf("%w after %v and goes on", patch.ErrStalled, defaultWait)
 	}
-	if err == nil {
-		err = s.Modules.Delete(e.Name)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		s.Log.InfoContext(ctx, "Removed livepatch", "patch", e.Name)
-		err = s.Journal.Prune()
-	}
-	return err
+	s.Log.InfoContext(ctx, "Removed livepatch", "patch", e.Name)
+	return inOrder(func() error { return s.Modules.Delete(e.Name) }, s.Journal.Prune)
 }
 
-// accept ends the trial of the patch in force. What was accepted before is not
-// needed any more.
+// accept ends the trial of the patch in force. One that was halted or revoked
+// since has not proven itself.
 func (s *Server) accept(ctx context.Context, e journal.Entry) error {
 	state, err := s.Klp.State(e.Name)
-	if err == nil && state != klp.Enabled {
-		err = fmt.Errorf("%w: it is not in force", patch.ErrStalled)
+	switch {
+	case err != nil:
+		return err
+	case state != klp.Enabled:
+		return fmt.Errorf("%w: it is not in force", patch.ErrStalled)
+	case e.Rollout != "" && e.Rollout != patch.Running:
+		return e.Rollout.Err()
 	}
-	if err == nil {
-		err = s.Journal.Accept(e.Name)
-	}
-	if err == nil {
-		s.Log.InfoContext(ctx, "Accepted livepatch", "patch", e.Name)
-		err = s.Journal.Prune()
-	}
-	return err
+	s.Log.InfoContext(ctx, "Accepting livepatch", "patch", e.Name)
+	return inOrder(func() error { return s.Journal.Accept(e) }, s.Journal.Prune)
 }
 
 // Resume settles what earlier boots, and earlier runs in this one, left open.
@@ -263,6 +271,9 @@ func (s *Server) Resume(ctx context.Context) error {
 	}
 	if err == nil {
 		s.settleOpen(ctx)
+		if _, err := s.withdraw(ctx); err != nil { // an earlier run did not finish it
+			s.Log.WarnContext(ctx, "Cannot take out revoked livepatch", "err", err)
+		}
 		err = s.Journal.Prune()
 	}
 	return err
@@ -272,13 +283,9 @@ func (s *Server) Resume(ctx context.Context) error {
 // loader's own store. It needs neither network nor agent. Nothing accepted is
 // success.
 func (s *Server) Reapply(ctx context.Context) error {
-	facts, err := s.Facts()
-	if err != nil {
-		return err
-	}
 	var newest journal.Entry
 	for _, e := range s.Journal.All() {
-		if e.Standing == journal.Accepted && e.Check(facts.Kernel) == nil && e.Sequence > newest.Sequence {
+		if e.Standing == journal.Accepted && e.Rollout != patch.Revoked && e.Check(s.Gate.Kernel) == nil && e.Sequence > newest.Sequence {
 			newest = e
 		}
 	}
@@ -297,10 +304,11 @@ func (s *Server) Reapply(ctx context.Context) error {
 	if err == nil {
 		// A transition that outlasts the wait ends by itself, and the next run
 		// of the loader settles it.
-		_, err = s.bringIn(ctx, cleared, defaultWait, newSteps())
+		_, err = s.bringIn(ctx, cleared, defaultWait)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot apply %q again: %w", newest.Name, err)
 	}
+	s.unloadReplaced(ctx, newest.Name)
 	return nil
 }

@@ -1,4 +1,4 @@
-// Package server is what root does for the agent: the four calls of
+// Package server is what root does for the agent: the five calls of
 // proto/loader/v1, each as parse, clear, act, report.
 package server
 
@@ -9,7 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
@@ -55,9 +59,6 @@ const (
 // data: a client that is slower holds the only place for nothing.
 const receiveTimeout = 2 * time.Minute
 
-// maxRoots bounds how many roots one update walks through.
-const maxRoots = 64
-
 // Status implements [loaderv1.LoaderServiceServer].
 func (s *Server) Status(ctx context.Context, _ *loaderv1.StatusRequest) (*loaderv1.StatusResponse, error) {
 	if release, err := s.acquire(); err == nil {
@@ -89,14 +90,9 @@ func (s *Server) receiveAndApply(stream loaderv1.LoaderService_ApplyServer) (*lo
 		return nil, fmt.Errorf("cannot apply: %w", err)
 	}
 	defer image.Close()
-	steps := newSteps()
-	var opening *loaderv1.Opening
-	received := make(chan error, 1)
-	go func() { // ends at the latest when the handler returns, which ends the stream
-		var err error
-		opening, err = receive(stream.Recv, image)
-		received <- err
-	}()
+	opening, received := new(loaderv1.Opening), make(chan error, 1)
+	// It ends at the latest when the handler returns, which ends the stream.
+	go func() { received <- receive(stream.Recv, &opening, image) }()
 	select {
 	case err = <-received:
 	case <-time.After(receiveTimeout):
@@ -105,34 +101,31 @@ func (s *Server) receiveAndApply(stream loaderv1.LoaderService_ApplyServer) (*lo
 	if err != nil {
 		return nil, fmt.Errorf("cannot receive patch: %w", err)
 	}
-	steps.done("receive")
 	// From here the request is not cancelled: once the kernel has the module,
 	// the agent must be told so even if it has stopped waiting.
-	resp, err := s.apply(context.WithoutCancel(stream.Context()), opening, image, steps)
+	resp, err := s.apply(context.WithoutCancel(stream.Context()), opening, image)
 	if err != nil {
-		return nil, fmt.Errorf("cannot apply %q: %w", opening.GetTarget(), err)
+		return nil, fmt.Errorf("cannot apply %.200q: %w", opening.GetTarget(), err)
 	}
 	return resp, nil
 }
 
 // receive reads an Apply's stream: the opening, then the module into image.
-func receive(recv func() (*loaderv1.ApplyRequest, error), image io.Writer) (*loaderv1.Opening, error) {
+func receive(recv func() (*loaderv1.ApplyRequest, error), opening **loaderv1.Opening, image io.Writer) error {
 	first, err := recv()
-	opening := first.GetOpening()
-	switch {
+	*opening = first.GetOpening()
+	switch wait := (*opening).GetWait().AsDuration(); {
 	case err != nil && !errors.Is(err, io.EOF):
-		return nil, err
-	case opening == nil:
-		return nil, fmt.Errorf("%w: it does not begin with an opening", patch.ErrInvalid)
-	case len(opening.GetRoots()) > maxRoots:
-		return nil, fmt.Errorf("%w: %d roots, at most %d", patch.ErrTooLarge, len(opening.GetRoots()), maxRoots)
-	case opening.GetWait().AsDuration() < 0 || opening.GetWait().AsDuration() > maxWait:
-		return nil, fmt.Errorf("%w: cannot wait %v, at most %v", patch.ErrInvalid, opening.GetWait().AsDuration(), maxWait)
+		return err
+	case *opening == nil:
+		return fmt.Errorf("%w: it does not begin with an opening", patch.ErrInvalid)
+	case wait < 0 || wait > maxWait:
+		return fmt.Errorf("%w: cannot wait %v, at most %v", patch.ErrInvalid, wait, maxWait)
 	}
 	for {
 		req, err := recv()
 		if errors.Is(err, io.EOF) {
-			return opening, nil
+			return nil
 		}
 		if err == nil && len(req.GetModule()) == 0 {
 			err = fmt.Errorf("%w: a message without a piece of the module", patch.ErrInvalid)
@@ -141,56 +134,61 @@ func receive(recv func() (*loaderv1.ApplyRequest, error), image io.Writer) (*loa
 			_, err = image.Write(req.GetModule())
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
 
+// Update implements [loaderv1.LoaderServiceServer].
+func (s *Server) Update(ctx context.Context, req *loaderv1.UpdateRequest) (*loaderv1.UpdateResponse, error) {
+	resp := &loaderv1.UpdateResponse{}
+	return resp, s.change(ctx, "update", func(ctx context.Context) (err error) {
+		if err = s.Gate.Update(metadata(req.GetMetadata())); err == nil {
+			resp.Withdrawn, err = s.withdraw(ctx)
+		}
+		return err
+	})
+}
+
 // Remove implements [loaderv1.LoaderServiceServer].
 func (s *Server) Remove(ctx context.Context, req *loaderv1.RemoveRequest) (*loaderv1.RemoveResponse, error) {
-	lp, err := s.change(ctx, "remove", req.GetName(), s.remove)
+	lp, err := s.changeOne(ctx, "remove", req.GetName(), s.remove)
 	return &loaderv1.RemoveResponse{Livepatch: lp}, err
 }
 
 // Accept implements [loaderv1.LoaderServiceServer].
 func (s *Server) Accept(ctx context.Context, req *loaderv1.AcceptRequest) (*loaderv1.AcceptResponse, error) {
-	lp, err := s.change(ctx, "accept", req.GetName(), s.accept)
+	lp, err := s.changeOne(ctx, "accept", req.GetName(), s.accept)
 	return &loaderv1.AcceptResponse{Livepatch: lp}, err
 }
 
-// change does one thing to a livepatch that this loader inserted, and returns
-// what became of it.
-func (s *Server) change(ctx context.Context, verb, name string, do func(context.Context, journal.Entry) error) (*loaderv1.Livepatch, error) {
+// change does one thing while nobody else changes the kernel.
+func (s *Server) change(ctx context.Context, what string, do func(context.Context) error) error {
 	release, err := s.acquire()
 	if err == nil {
 		defer release()
-		var e journal.Entry
-		if e, err = s.ours(name); err == nil {
-			err = do(context.WithoutCancel(ctx), e)
-		}
+		err = do(context.WithoutCancel(ctx))
 	}
 	if err != nil {
-		err = fmt.Errorf("cannot %s %q: %w", verb, name, err)
+		err = fmt.Errorf("cannot %s: %w", what, err)
 		s.Log.WarnContext(ctx, "Refused change", "err", err)
-		return nil, rpcerr.ToStatus(ctx, s.Log, err)
 	}
-	return s.livepatch(name)
+	return rpcerr.ToStatus(ctx, s.Log, err)
 }
 
-// ours returns the journal's entry of a livepatch.
-func (s *Server) ours(name string) (journal.Entry, error) {
-	if err := patch.CheckModuleName(name); err != nil {
-		return journal.Entry{}, err
-	}
-	e, known := s.Journal.Find(name)
-	if known {
-		return e, nil
-	}
-	state, err := s.Klp.State(name)
-	if state != klp.Absent {
-		return e, cmp.Or(err, patch.ErrNotOurs)
-	}
-	return e, patch.ErrNotFound
+// changeOne does one thing to a livepatch that this loader inserted, and returns
+// what became of it.
+func (s *Server) changeOne(ctx context.Context, verb, name string, do func(context.Context, journal.Entry) error) (lp *loaderv1.Livepatch, err error) {
+	err = s.change(ctx, fmt.Sprintf("%s %.100q", verb, name), func(ctx context.Context) error {
+		e, known := s.Journal.Find(name)
+		if !known {
+			return patch.ErrNotOurs
+		}
+		return inOrder(
+			func() error { return do(ctx, e) },
+			func() (err error) { lp, err = s.livepatch(name); return err })
+	})
+	return lp, err
 }
 
 // acquire takes the token, or says that somebody has it.
@@ -201,4 +199,72 @@ func (s *Server) acquire() (release func(), err error) {
 	default:
 		return nil, fmt.Errorf("%w: another request is changing the kernel", patch.ErrBusy)
 	}
+}
+
+// Idle calls leave once the function that it returns was not called for a while
+// and no change is under way, so that there is no root process at rest.
+func (s *Server) Idle(after time.Duration, leave func()) (busy func()) {
+	var timer *time.Timer
+	timer = time.AfterFunc(after, func() {
+		if _, err := s.acquire(); err != nil {
+			timer.Reset(after)
+			return
+		}
+		leave() // with the token: no change begins any more
+	})
+	return func() { timer.Reset(after) }
+}
+
+// maxBlockers bounds how many tasks a report names.
+const maxBlockers = 16
+
+// report tells what Status answers.
+func (s *Server) report() (*loaderv1.StatusResponse, error) {
+	f, err := s.Facts()
+	trusted, terr := s.Gate.Trusted()
+	names, lerr := s.Klp.List()
+	if err := cmp.Or(err, terr, lerr); err != nil {
+		return nil, err
+	}
+	for _, e := range s.Journal.All() {
+		if !slices.Contains(names, e.Name) {
+			names = append(names, e.Name)
+		}
+	}
+	resp := &loaderv1.StatusResponse{RootVersion: trusted.RootVersion(), Kernel: &loaderv1.Kernel{
+		Arch: f.Arch, Release: f.Release, BuildId: string(f.BuildID), BootId: f.BootID,
+		LivepatchSupported: f.Livepatch, FtraceEnabled: f.Ftrace, ModulesDisabled: f.ModulesDisabled,
+		SignatureEnforced: f.SigEnforced, Lockdown: f.Lockdown,
+	}}
+	for _, t := range f.Taints {
+		resp.Kernel.Taints = append(resp.Kernel.Taints, &loaderv1.Taint{Bit: int32(t.Bit), Letter: t.Letter, Meaning: t.Meaning, Modules: t.Modules})
+	}
+	for _, name := range names {
+		lp, err := s.livepatch(name)
+		if err != nil {
+			return nil, err
+		}
+		resp.Livepatches = append(resp.Livepatches, lp)
+	}
+	return resp, nil
+}
+
+// livepatch reports one livepatch.
+func (s *Server) livepatch(name string) (*loaderv1.Livepatch, error) {
+	state, err := s.Klp.State(name)
+	if err != nil {
+		return nil, err
+	}
+	lp := &loaderv1.Livepatch{Name: name, State: loaderv1.State(state)}
+	blockers, count := s.Klp.Blockers(state, maxBlockers)
+	for _, b := range blockers {
+		lp.Blockers = append(lp.Blockers, &loaderv1.Blocker{Tid: int32(b.TID), Comm: b.Comm, State: b.State})
+	}
+	lp.BlockerCount = int32(count)
+	if e, known := s.Journal.Find(name); known {
+		lp.Standing = loaderv1.Standing(loaderv1.Standing_value["STANDING_"+strings.ToUpper(string(e.Standing))])
+		lp.Version, lp.Sequence, lp.Digest = e.Version, e.Sequence, e.Digest[:]
+		lp.Inserted, lp.Rollout = timestamppb.New(e.Inserted), string(e.Rollout)
+	}
+	return lp, nil
 }

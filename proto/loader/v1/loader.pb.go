@@ -1,8 +1,8 @@
 // The whole contract between the unprivileged agent and the root-only loader.
 //
-// What root does for the agent is these four calls and nothing else. No request
-// carries a path, a URL or a command: Apply carries signed bytes, which the
-// loader verifies by itself, and the others name a livepatch that this loader
+// What root does for the agent is these five calls and nothing else. No request
+// carries a path, a URL or a command: Apply and Update carry signed bytes, which
+// the loader verifies by itself, and the others name a livepatch that this loader
 // inserted. Failures are gRPC statuses with an ErrorInfo of domain "livepatch",
 // whose reason is a constant of package internal/rpcerr.
 
@@ -542,7 +542,10 @@ type Livepatch struct {
 	// During a transition, the tasks that hold it up.
 	Blockers []*Blocker `protobuf:"bytes,8,rep,name=blockers,proto3" json:"blockers,omitempty"`
 	// How many tasks hold up the transition, if blockers is cut short.
-	BlockerCount  int32 `protobuf:"varint,9,opt,name=blocker_count,json=blockerCount,proto3" json:"blocker_count,omitempty"`
+	BlockerCount int32 `protobuf:"varint,9,opt,name=blocker_count,json=blockerCount,proto3" json:"blocker_count,omitempty"`
+	// What the newest signed rollout that the loader has seen says of the patch:
+	// "running", "halted" or "revoked"; empty if none has said anything.
+	Rollout       string `protobuf:"bytes,10,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -640,6 +643,13 @@ func (x *Livepatch) GetBlockerCount() int32 {
 	return 0
 }
 
+func (x *Livepatch) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
 // Blocker is a task that has not switched.
 type Blocker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -647,8 +657,8 @@ type Blocker struct {
 	Tid int32 `protobuf:"varint,1,opt,name=tid,proto3" json:"tid,omitempty"`
 	// Name of the task.
 	Comm string `protobuf:"bytes,2,opt,name=comm,proto3" json:"comm,omitempty"`
-	// Innermost kernel function it sleeps in, where the kernel tells.
-	Function      string `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
+	// What it does, as in /proc/<tid>/status: "R (running)", "S (sleeping)".
+	State         string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,9 +707,9 @@ func (x *Blocker) GetComm() string {
 	return ""
 }
 
-func (x *Blocker) GetFunction() string {
+func (x *Blocker) GetState() string {
 	if x != nil {
-		return x.Function
+		return x.State
 	}
 	return ""
 }
@@ -791,8 +801,90 @@ func (*ApplyRequest_Opening) isApplyRequest_Part() {}
 
 func (*ApplyRequest_Module) isApplyRequest_Part() {}
 
-// Opening begins an Apply. The signed files are handed over exactly as the
-// repository has them; none is trusted.
+// Metadata is one update of the signed metadata, handed over exactly as the
+// repository has it. None of it is trusted.
+type Metadata struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every root after StatusResponse.root_version, in order.
+	Roots [][]byte `protobuf:"bytes,1,rep,name=roots,proto3" json:"roots,omitempty"`
+	// timestamp.json
+	Timestamp []byte `protobuf:"bytes,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// snapshot.json
+	Snapshot []byte `protobuf:"bytes,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// targets.json
+	Targets []byte `protobuf:"bytes,4,opt,name=targets,proto3" json:"targets,omitempty"`
+	// The rollout role.
+	Rollout       []byte `protobuf:"bytes,5,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metadata) Reset() {
+	*x = Metadata{}
+	mi := &file_loader_v1_loader_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metadata) ProtoMessage() {}
+
+func (x *Metadata) ProtoReflect() protoreflect.Message {
+	mi := &file_loader_v1_loader_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
+func (*Metadata) Descriptor() ([]byte, []int) {
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Metadata) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Metadata) GetTimestamp() []byte {
+	if x != nil {
+		return x.Timestamp
+	}
+	return nil
+}
+
+func (x *Metadata) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *Metadata) GetTargets() []byte {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *Metadata) GetRollout() []byte {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// Opening begins an Apply.
 type Opening struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Path of the module in the TUF repository,
@@ -802,27 +894,19 @@ type Opening struct {
 	// How long to wait for the transition before answering; the transition goes
 	// on after that. At most 10 minutes; 0 means 30 seconds.
 	Wait *durationpb.Duration `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
-	// Every root after StatusResponse.root_version, in order.
-	Roots [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
-	// timestamp.json
-	Timestamp []byte `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
-	// snapshot.json
-	Snapshot []byte `protobuf:"bytes,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	// targets.json
-	Targets []byte `protobuf:"bytes,6,opt,name=targets,proto3" json:"targets,omitempty"`
+	// The signed metadata.
+	Metadata *Metadata `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The vendor's delegated role.
-	Vendor []byte `protobuf:"bytes,7,opt,name=vendor,proto3" json:"vendor,omitempty"`
+	Vendor []byte `protobuf:"bytes,4,opt,name=vendor,proto3" json:"vendor,omitempty"`
 	// The hash bin that lists the module.
-	Bin []byte `protobuf:"bytes,8,opt,name=bin,proto3" json:"bin,omitempty"`
-	// The rollout role.
-	Rollout       []byte `protobuf:"bytes,9,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Bin           []byte `protobuf:"bytes,5,opt,name=bin,proto3" json:"bin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_loader_v1_loader_proto_msgTypes[7]
+	mi := &file_loader_v1_loader_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +918,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[7]
+	mi := &file_loader_v1_loader_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +931,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{7}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Opening) GetTarget() string {
@@ -864,30 +948,9 @@ func (x *Opening) GetWait() *durationpb.Duration {
 	return nil
 }
 
-func (x *Opening) GetRoots() [][]byte {
+func (x *Opening) GetMetadata() *Metadata {
 	if x != nil {
-		return x.Roots
-	}
-	return nil
-}
-
-func (x *Opening) GetTimestamp() []byte {
-	if x != nil {
-		return x.Timestamp
-	}
-	return nil
-}
-
-func (x *Opening) GetSnapshot() []byte {
-	if x != nil {
-		return x.Snapshot
-	}
-	return nil
-}
-
-func (x *Opening) GetTargets() []byte {
-	if x != nil {
-		return x.Targets
+		return x.Metadata
 	}
 	return nil
 }
@@ -906,13 +969,6 @@ func (x *Opening) GetBin() []byte {
 	return nil
 }
 
-func (x *Opening) GetRollout() []byte {
-	if x != nil {
-		return x.Rollout
-	}
-	return nil
-}
-
 // ApplyResponse tells how an Apply ended.
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -921,16 +977,14 @@ type ApplyResponse struct {
 	// The patch as it is now.
 	Livepatch *Livepatch `protobuf:"bytes,2,opt,name=livepatch,proto3" json:"livepatch,omitempty"`
 	// Names of older livepatches that were replaced and unloaded.
-	Unloaded []string `protobuf:"bytes,3,rep,name=unloaded,proto3" json:"unloaded,omitempty"`
-	// What was done and how long it took, in order.
-	Steps         []*Step `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`
+	Unloaded      []string `protobuf:"bytes,3,rep,name=unloaded,proto3" json:"unloaded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[8]
+	mi := &file_loader_v1_loader_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +996,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[8]
+	mi := &file_loader_v1_loader_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1009,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{8}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplyResponse) GetOutcome() Outcome {
@@ -979,39 +1033,30 @@ func (x *ApplyResponse) GetUnloaded() []string {
 	return nil
 }
 
-func (x *ApplyResponse) GetSteps() []*Step {
-	if x != nil {
-		return x.Steps
-	}
-	return nil
-}
-
-// Step is one part of the work of an Apply.
-type Step struct {
+// UpdateRequest carries news about patches.
+type UpdateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "receive", "verify", "journal", "insert", "transition", "unload".
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// How long it took.
-	Took          *durationpb.Duration `protobuf:"bytes,2,opt,name=took,proto3" json:"took,omitempty"`
+	// The signed metadata.
+	Metadata      *Metadata `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Step) Reset() {
-	*x = Step{}
-	mi := &file_loader_v1_loader_proto_msgTypes[9]
+func (x *UpdateRequest) Reset() {
+	*x = UpdateRequest{}
+	mi := &file_loader_v1_loader_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Step) String() string {
+func (x *UpdateRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Step) ProtoMessage() {}
+func (*UpdateRequest) ProtoMessage() {}
 
-func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[9]
+func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loader_v1_loader_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,21 +1067,61 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Step.ProtoReflect.Descriptor instead.
-func (*Step) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{9}
+// Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRequest) Descriptor() ([]byte, []int) {
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *Step) GetName() string {
+func (x *UpdateRequest) GetMetadata() *Metadata {
 	if x != nil {
-		return x.Name
+		return x.Metadata
 	}
-	return ""
+	return nil
 }
 
-func (x *Step) GetTook() *durationpb.Duration {
+// UpdateResponse tells what the news have changed.
+type UpdateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of the livepatches that are revoked and have left the kernel by this
+	// call.
+	Withdrawn     []string `protobuf:"bytes,1,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateResponse) Reset() {
+	*x = UpdateResponse{}
+	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateResponse) ProtoMessage() {}
+
+func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loader_v1_loader_proto_msgTypes[11]
 	if x != nil {
-		return x.Took
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
+func (*UpdateResponse) Descriptor() ([]byte, []int) {
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UpdateResponse) GetWithdrawn() []string {
+	if x != nil {
+		return x.Withdrawn
 	}
 	return nil
 }
@@ -1052,7 +1137,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[10]
+	mi := &file_loader_v1_loader_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1149,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[10]
+	mi := &file_loader_v1_loader_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1162,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{10}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1098,7 +1183,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	mi := &file_loader_v1_loader_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1195,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	mi := &file_loader_v1_loader_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1208,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{11}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveResponse) GetLivepatch() *Livepatch {
@@ -1144,7 +1229,7 @@ type AcceptRequest struct {
 
 func (x *AcceptRequest) Reset() {
 	*x = AcceptRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[12]
+	mi := &file_loader_v1_loader_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1241,7 @@ func (x *AcceptRequest) String() string {
 func (*AcceptRequest) ProtoMessage() {}
 
 func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[12]
+	mi := &file_loader_v1_loader_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1254,7 @@ func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
 func (*AcceptRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{12}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AcceptRequest) GetName() string {
@@ -1190,7 +1275,7 @@ type AcceptResponse struct {
 
 func (x *AcceptResponse) Reset() {
 	*x = AcceptResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[13]
+	mi := &file_loader_v1_loader_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1287,7 @@ func (x *AcceptResponse) String() string {
 func (*AcceptResponse) ProtoMessage() {}
 
 func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[13]
+	mi := &file_loader_v1_loader_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1300,7 @@ func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{13}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AcceptResponse) GetLivepatch() *Livepatch {
@@ -1251,7 +1336,7 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\x03bit\x18\x01 \x01(\x05R\x03bit\x12\x16\n" +
 	"\x06letter\x18\x02 \x01(\tR\x06letter\x12\x18\n" +
 	"\ameaning\x18\x03 \x01(\tR\ameaning\x12\x18\n" +
-	"\amodules\x18\x04 \x03(\tR\amodules\"\xd3\x02\n" +
+	"\amodules\x18\x04 \x03(\tR\amodules\"\xed\x02\n" +
 	"\tLivepatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x10.loader.v1.StateR\x05state\x12/\n" +
@@ -1261,33 +1346,37 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\x06digest\x18\x06 \x01(\fR\x06digest\x126\n" +
 	"\binserted\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\binserted\x12.\n" +
 	"\bblockers\x18\b \x03(\v2\x12.loader.v1.BlockerR\bblockers\x12#\n" +
-	"\rblocker_count\x18\t \x01(\x05R\fblockerCount\"K\n" +
+	"\rblocker_count\x18\t \x01(\x05R\fblockerCount\x12\x18\n" +
+	"\arollout\x18\n" +
+	" \x01(\tR\arollout\"E\n" +
 	"\aBlocker\x12\x10\n" +
 	"\x03tid\x18\x01 \x01(\x05R\x03tid\x12\x12\n" +
-	"\x04comm\x18\x02 \x01(\tR\x04comm\x12\x1a\n" +
-	"\bfunction\x18\x03 \x01(\tR\bfunction\"`\n" +
+	"\x04comm\x18\x02 \x01(\tR\x04comm\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\"`\n" +
 	"\fApplyRequest\x12.\n" +
 	"\aopening\x18\x01 \x01(\v2\x12.loader.v1.OpeningH\x00R\aopening\x12\x18\n" +
 	"\x06module\x18\x02 \x01(\fH\x00R\x06moduleB\x06\n" +
-	"\x04part\"\xfe\x01\n" +
+	"\x04part\"\x8e\x01\n" +
+	"\bMetadata\x12\x14\n" +
+	"\x05roots\x18\x01 \x03(\fR\x05roots\x12\x1c\n" +
+	"\ttimestamp\x18\x02 \x01(\fR\ttimestamp\x12\x1a\n" +
+	"\bsnapshot\x18\x03 \x01(\fR\bsnapshot\x12\x18\n" +
+	"\atargets\x18\x04 \x01(\fR\atargets\x12\x18\n" +
+	"\arollout\x18\x05 \x01(\fR\arollout\"\xab\x01\n" +
 	"\aOpening\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12-\n" +
-	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x14\n" +
-	"\x05roots\x18\x03 \x03(\fR\x05roots\x12\x1c\n" +
-	"\ttimestamp\x18\x04 \x01(\fR\ttimestamp\x12\x1a\n" +
-	"\bsnapshot\x18\x05 \x01(\fR\bsnapshot\x12\x18\n" +
-	"\atargets\x18\x06 \x01(\fR\atargets\x12\x16\n" +
-	"\x06vendor\x18\a \x01(\fR\x06vendor\x12\x10\n" +
-	"\x03bin\x18\b \x01(\fR\x03bin\x12\x18\n" +
-	"\arollout\x18\t \x01(\fR\arollout\"\xb4\x01\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12/\n" +
+	"\bmetadata\x18\x03 \x01(\v2\x13.loader.v1.MetadataR\bmetadata\x12\x16\n" +
+	"\x06vendor\x18\x04 \x01(\fR\x06vendor\x12\x10\n" +
+	"\x03bin\x18\x05 \x01(\fR\x03bin\"\x8d\x01\n" +
 	"\rApplyResponse\x12,\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x12.loader.v1.OutcomeR\aoutcome\x122\n" +
 	"\tlivepatch\x18\x02 \x01(\v2\x14.loader.v1.LivepatchR\tlivepatch\x12\x1a\n" +
-	"\bunloaded\x18\x03 \x03(\tR\bunloaded\x12%\n" +
-	"\x05steps\x18\x04 \x03(\v2\x0f.loader.v1.StepR\x05steps\"I\n" +
-	"\x04Step\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
-	"\x04took\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04took\"#\n" +
+	"\bunloaded\x18\x03 \x03(\tR\bunloaded\"@\n" +
+	"\rUpdateRequest\x12/\n" +
+	"\bmetadata\x18\x01 \x01(\v2\x13.loader.v1.MetadataR\bmetadata\".\n" +
+	"\x0eUpdateResponse\x12\x1c\n" +
+	"\twithdrawn\x18\x01 \x03(\tR\twithdrawn\"#\n" +
 	"\rRemoveRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"D\n" +
 	"\x0eRemoveResponse\x122\n" +
@@ -1314,10 +1403,11 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_APPLIED\x10\x01\x12\x1b\n" +
 	"\x17OUTCOME_ALREADY_APPLIED\x10\x02\x12\x1e\n" +
-	"\x1aOUTCOME_TRANSITION_PENDING\x10\x032\x8a\x02\n" +
+	"\x1aOUTCOME_TRANSITION_PENDING\x10\x032\xc9\x02\n" +
 	"\rLoaderService\x12=\n" +
 	"\x06Status\x12\x18.loader.v1.StatusRequest\x1a\x19.loader.v1.StatusResponse\x12<\n" +
 	"\x05Apply\x12\x17.loader.v1.ApplyRequest\x1a\x18.loader.v1.ApplyResponse(\x01\x12=\n" +
+	"\x06Update\x12\x18.loader.v1.UpdateRequest\x1a\x19.loader.v1.UpdateResponse\x12=\n" +
 	"\x06Remove\x12\x18.loader.v1.RemoveRequest\x1a\x19.loader.v1.RemoveResponse\x12=\n" +
 	"\x06Accept\x12\x18.loader.v1.AcceptRequest\x1a\x19.loader.v1.AcceptResponseB$Z\"livepatch/proto/loader/v1;loaderv1b\x06proto3"
 
@@ -1334,7 +1424,7 @@ func file_loader_v1_loader_proto_rawDescGZIP() []byte {
 }
 
 var file_loader_v1_loader_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_loader_v1_loader_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_loader_v1_loader_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_loader_v1_loader_proto_goTypes = []any{
 	(State)(0),                    // 0: loader.v1.State
 	(Standing)(0),                 // 1: loader.v1.Standing
@@ -1346,15 +1436,17 @@ var file_loader_v1_loader_proto_goTypes = []any{
 	(*Livepatch)(nil),             // 7: loader.v1.Livepatch
 	(*Blocker)(nil),               // 8: loader.v1.Blocker
 	(*ApplyRequest)(nil),          // 9: loader.v1.ApplyRequest
-	(*Opening)(nil),               // 10: loader.v1.Opening
-	(*ApplyResponse)(nil),         // 11: loader.v1.ApplyResponse
-	(*Step)(nil),                  // 12: loader.v1.Step
-	(*RemoveRequest)(nil),         // 13: loader.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 14: loader.v1.RemoveResponse
-	(*AcceptRequest)(nil),         // 15: loader.v1.AcceptRequest
-	(*AcceptResponse)(nil),        // 16: loader.v1.AcceptResponse
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Metadata)(nil),              // 10: loader.v1.Metadata
+	(*Opening)(nil),               // 11: loader.v1.Opening
+	(*ApplyResponse)(nil),         // 12: loader.v1.ApplyResponse
+	(*UpdateRequest)(nil),         // 13: loader.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 14: loader.v1.UpdateResponse
+	(*RemoveRequest)(nil),         // 15: loader.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 16: loader.v1.RemoveResponse
+	(*AcceptRequest)(nil),         // 17: loader.v1.AcceptRequest
+	(*AcceptResponse)(nil),        // 18: loader.v1.AcceptResponse
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
 }
 var file_loader_v1_loader_proto_depIdxs = []int32{
 	5,  // 0: loader.v1.StatusResponse.kernel:type_name -> loader.v1.Kernel
@@ -1362,26 +1454,28 @@ var file_loader_v1_loader_proto_depIdxs = []int32{
 	6,  // 2: loader.v1.Kernel.taints:type_name -> loader.v1.Taint
 	0,  // 3: loader.v1.Livepatch.state:type_name -> loader.v1.State
 	1,  // 4: loader.v1.Livepatch.standing:type_name -> loader.v1.Standing
-	17, // 5: loader.v1.Livepatch.inserted:type_name -> google.protobuf.Timestamp
+	19, // 5: loader.v1.Livepatch.inserted:type_name -> google.protobuf.Timestamp
 	8,  // 6: loader.v1.Livepatch.blockers:type_name -> loader.v1.Blocker
-	10, // 7: loader.v1.ApplyRequest.opening:type_name -> loader.v1.Opening
-	18, // 8: loader.v1.Opening.wait:type_name -> google.protobuf.Duration
-	2,  // 9: loader.v1.ApplyResponse.outcome:type_name -> loader.v1.Outcome
-	7,  // 10: loader.v1.ApplyResponse.livepatch:type_name -> loader.v1.Livepatch
-	12, // 11: loader.v1.ApplyResponse.steps:type_name -> loader.v1.Step
-	18, // 12: loader.v1.Step.took:type_name -> google.protobuf.Duration
+	11, // 7: loader.v1.ApplyRequest.opening:type_name -> loader.v1.Opening
+	20, // 8: loader.v1.Opening.wait:type_name -> google.protobuf.Duration
+	10, // 9: loader.v1.Opening.metadata:type_name -> loader.v1.Metadata
+	2,  // 10: loader.v1.ApplyResponse.outcome:type_name -> loader.v1.Outcome
+	7,  // 11: loader.v1.ApplyResponse.livepatch:type_name -> loader.v1.Livepatch
+	10, // 12: loader.v1.UpdateRequest.metadata:type_name -> loader.v1.Metadata
 	7,  // 13: loader.v1.RemoveResponse.livepatch:type_name -> loader.v1.Livepatch
 	7,  // 14: loader.v1.AcceptResponse.livepatch:type_name -> loader.v1.Livepatch
 	3,  // 15: loader.v1.LoaderService.Status:input_type -> loader.v1.StatusRequest
 	9,  // 16: loader.v1.LoaderService.Apply:input_type -> loader.v1.ApplyRequest
-	13, // 17: loader.v1.LoaderService.Remove:input_type -> loader.v1.RemoveRequest
-	15, // 18: loader.v1.LoaderService.Accept:input_type -> loader.v1.AcceptRequest
-	4,  // 19: loader.v1.LoaderService.Status:output_type -> loader.v1.StatusResponse
-	11, // 20: loader.v1.LoaderService.Apply:output_type -> loader.v1.ApplyResponse
-	14, // 21: loader.v1.LoaderService.Remove:output_type -> loader.v1.RemoveResponse
-	16, // 22: loader.v1.LoaderService.Accept:output_type -> loader.v1.AcceptResponse
-	19, // [19:23] is the sub-list for method output_type
-	15, // [15:19] is the sub-list for method input_type
+	13, // 17: loader.v1.LoaderService.Update:input_type -> loader.v1.UpdateRequest
+	15, // 18: loader.v1.LoaderService.Remove:input_type -> loader.v1.RemoveRequest
+	17, // 19: loader.v1.LoaderService.Accept:input_type -> loader.v1.AcceptRequest
+	4,  // 20: loader.v1.LoaderService.Status:output_type -> loader.v1.StatusResponse
+	12, // 21: loader.v1.LoaderService.Apply:output_type -> loader.v1.ApplyResponse
+	14, // 22: loader.v1.LoaderService.Update:output_type -> loader.v1.UpdateResponse
+	16, // 23: loader.v1.LoaderService.Remove:output_type -> loader.v1.RemoveResponse
+	18, // 24: loader.v1.LoaderService.Accept:output_type -> loader.v1.AcceptResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -1402,7 +1496,7 @@ func file_loader_v1_loader_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loader_v1_loader_proto_rawDesc), len(file_loader_v1_loader_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,8 +1,8 @@
 // The whole contract between the unprivileged agent and the root-only loader.
 //
-// What root does for the agent is these four calls and nothing else. No request
-// carries a path, a URL or a command: Apply carries signed bytes, which the
-// loader verifies by itself, and the others name a livepatch that this loader
+// What root does for the agent is these five calls and nothing else. No request
+// carries a path, a URL or a command: Apply and Update carry signed bytes, which
+// the loader verifies by itself, and the others name a livepatch that this loader
 // inserted. Failures are gRPC statuses with an ErrorInfo of domain "livepatch",
 // whose reason is a constant of package internal/rpcerr.
 
@@ -29,6 +29,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	LoaderService_Status_FullMethodName = "/loader.v1.LoaderService/Status"
 	LoaderService_Apply_FullMethodName  = "/loader.v1.LoaderService/Apply"
+	LoaderService_Update_FullMethodName = "/loader.v1.LoaderService/Update"
 	LoaderService_Remove_FullMethodName = "/loader.v1.LoaderService/Remove"
 	LoaderService_Accept_FullMethodName = "/loader.v1.LoaderService/Accept"
 )
@@ -47,8 +48,12 @@ type LoaderServiceClient interface {
 	// streams the opening with the signed metadata, then the module. A patch that
 	// is already in force is success.
 	Apply(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error)
+	// Update takes newer signed metadata without a patch. Livepatches that it
+	// revokes leave the kernel: for the newest accepted one that is not revoked,
+	// or for none. What was revoked does not come back at boot either.
+	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
 	// Remove disables a livepatch that this loader inserted, waits for the
-	// transition and unloads the module.
+	// transition and unloads the module. None returns at boot.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Accept ends the trial of the patch in force: from now on it is applied
 	// again at boot, from the loader's own store.
@@ -86,6 +91,16 @@ func (c *loaderServiceClient) Apply(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LoaderService_ApplyClient = grpc.ClientStreamingClient[ApplyRequest, ApplyResponse]
 
+func (c *loaderServiceClient) Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateResponse)
+	err := c.cc.Invoke(ctx, LoaderService_Update_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *loaderServiceClient) Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveResponse)
@@ -120,8 +135,12 @@ type LoaderServiceServer interface {
 	// streams the opening with the signed metadata, then the module. A patch that
 	// is already in force is success.
 	Apply(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error
+	// Update takes newer signed metadata without a patch. Livepatches that it
+	// revokes leave the kernel: for the newest accepted one that is not revoked,
+	// or for none. What was revoked does not come back at boot either.
+	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	// Remove disables a livepatch that this loader inserted, waits for the
-	// transition and unloads the module.
+	// transition and unloads the module. None returns at boot.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Accept ends the trial of the patch in force: from now on it is applied
 	// again at boot, from the loader's own store.
@@ -141,6 +160,9 @@ func (UnimplementedLoaderServiceServer) Status(context.Context, *StatusRequest) 
 }
 func (UnimplementedLoaderServiceServer) Apply(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error {
 	return status.Error(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedLoaderServiceServer) Update(context.Context, *UpdateRequest) (*UpdateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
 }
 func (UnimplementedLoaderServiceServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -194,6 +216,24 @@ func _LoaderService_Apply_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LoaderService_ApplyServer = grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]
 
+func _LoaderService_Update_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LoaderServiceServer).Update(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LoaderService_Update_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LoaderServiceServer).Update(ctx, req.(*UpdateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LoaderService_Remove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveRequest)
 	if err := dec(in); err != nil {
@@ -240,6 +280,10 @@ var LoaderService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _LoaderService_Status_Handler,
+		},
+		{
+			MethodName: "Update",
+			Handler:    _LoaderService_Update_Handler,
 		},
 		{
 			MethodName: "Remove",
