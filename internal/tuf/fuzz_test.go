@@ -82,30 +82,38 @@ func (s *tape) Uint64() uint64 {
 	return v | v>>16 | v>>32 | v>>48
 }
 
-// FuzzDifferential is TestWhatWeAcceptGoTufAccepts with mutations of the
-// fuzzer's choice.
+// FuzzDifferential is TestWhatWeAcceptGoTufAccepts with repositories and
+// mutations of the fuzzer's choice. Its seeds in testdata/fuzz were chosen by
+// TestSeedsShowEveryVerdict.
 func FuzzDifferential(f *testing.F) {
-	for seed := range uint64(20) {
-		b := make([]byte, 64)
-		r := rand.New(rand.NewPCG(seed, 2))
-		for i := range b {
-			b[i] = byte(r.Uint64())
-		}
-		f.Add(b)
-	}
 	f.Add([]byte{})
 	o := newOracle(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > 256 {
+		if len(b) > 512 {
 			return
 		}
-		m := newMutator(0)
-		m.Rand = rand.New(&tape{b, rand.NewPCG(0, 0)})
-		for range 2 {
-			m.step()
-			if _, _, complaint := m.compare(t, o); complaint != "" {
-				t.Fatalf("%s\nafter: %s", complaint, m.story())
-			}
+		if m, outs := play(t, o, b); len(outs) > 0 && outs[len(outs)-1].complaint != "" {
+			t.Fatalf("%s\nafter:\n  %s", outs[len(outs)-1].complaint, m.story())
 		}
 	})
+}
+
+// play tries the repository and the mutations that b stands for: two bytes for
+// the shape, and the rest for what is done. It ends at a complaint.
+func play(t *testing.T, o oracle, b []byte) (*mutator, []outcome) {
+	t.Helper()
+	var shape uint64
+	if len(b) >= 2 {
+		shape, b = uint64(binary.BigEndian.Uint16(b)), b[2:]
+	}
+	m := newMutator(shape, &tape{b, rand.NewPCG(0, 0)})
+	var outs []outcome
+	for range 2 {
+		m.step()
+		outs = append(outs, m.compare(t, o))
+		if outs[len(outs)-1].complaint != "" {
+			break
+		}
+	}
+	return m, outs
 }

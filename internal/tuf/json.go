@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -18,6 +19,11 @@ import (
 // maxDepth bounds the nesting of a metadata file. The format itself needs 6;
 // the rest is room inside a custom block.
 const maxDepth = 16
+
+// needless are escapes of ASCII but for those of control characters and, as
+// encoding/json writes them, of "<", ">" and "&". Some readers take apart
+// hexadecimal and dates before they resolve escapes.
+var needless = regexp.MustCompile(`\\u00(2[0-57-9A-Fa-f]|3[0-9ABDFabdf]|[4-6]|7[0-9A-Ea-e])`)
 
 // maxInt is the largest integer that every JSON library reads alike.
 const maxInt = 1<<53 - 1
@@ -43,8 +49,8 @@ func parse(b []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, malformed("data after the end")
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) || needless.Match(b) {
+		return nil, malformed("data after the end, or an escape for a character that needs none")
 	}
 	return v, nil
 }

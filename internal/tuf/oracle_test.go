@@ -45,23 +45,41 @@ func newOracle(tb testing.TB) oracle {
 	return oracle{tb.TempDir()}
 }
 
+// A panicError is what go-tuf panicked with.
+type panicError struct{ value any }
+
+// Error implements error.
+func (e *panicError) Error() string { return fmt.Sprintf("go-tuf panics: %v", e.value) }
+
+// A belief is what go-tuf trusts after an update.
+type belief struct {
+	target   *metadata.TargetFiles
+	versions string // see the function of that name
+}
+
 // find makes a whole update and looks for a target.
-func (o oracle) find(stored tuf.Stored, files tuftest.Files, at time.Time, target string) (found *metadata.TargetFiles, err error) {
+func (o oracle) find(stored tuf.Stored, files tuftest.Files, at time.Time, target string) (*metadata.TargetFiles, error) {
+	b, err := o.update(stored, files, at, target)
+	return b.target, err
+}
+
+// update makes a whole update and looks for a target.
+func (o oracle) update(stored tuf.Stored, files tuftest.Files, at time.Time, target string) (found belief, err error) {
 	// A file that holds null where go-tuf wants an object makes it panic.
 	defer func() {
 		if r := recover(); r != nil {
-			found, err = nil, fmt.Errorf("go-tuf panics: %v", r)
+			found, err = belief{}, &panicError{r}
 		}
 	}()
 	if err := o.store("timestamp.json", stored.Timestamp); err != nil {
-		return nil, err
+		return belief{}, err
 	}
 	if err := o.store("snapshot.json", stored.Snapshot); err != nil {
-		return nil, err
+		return belief{}, err
 	}
 	cfg, err := config.New("http://repository", stored.Root)
 	if err != nil {
-		return nil, err
+		return belief{}, err
 	}
 	cfg.Fetcher = mirror{files}
 	cfg.DisableLocalCache = true // of writing, that is
@@ -72,10 +90,16 @@ func (o oracle) find(stored tuf.Stored, files tuftest.Files, at time.Time, targe
 	cfg.TargetsMaxLength = patch.MaxRole
 	up, err := updater.New(cfg)
 	if err != nil {
-		return nil, err
+		return belief{}, err
 	}
 	up.UnsafeSetRefTime(at)
-	return up.GetTargetInfo(target)
+	info, err := up.GetTargetInfo(target)
+	if err != nil {
+		return belief{}, err
+	}
+	set := up.GetTrustedMetadataSet()
+	return belief{info, fmt.Sprintf("root %d, timestamp %d, snapshot %d",
+		set.Root.Signed.Version, set.Timestamp.Signed.Version, set.Snapshot.Signed.Version)}, nil
 }
 
 func (o oracle) store(name string, b []byte) error {

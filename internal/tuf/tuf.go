@@ -86,7 +86,7 @@ func (s *Set) Root(b []byte) error {
 	case next.version > s.first+maxRoots:
 		return malformed("more than %d new roots", maxRoots)
 	case next.version <= s.root.version:
-		return rollback(rootRole, next.version, s.root.version+1)
+		return rollback(rootRole, next.version, s.root.version)
 	case next.version > s.root.version+1:
 		return malformed("root is version %d, want %d", next.version, s.root.version+1)
 	}

@@ -26,15 +26,30 @@ type Key struct {
 }
 
 // A memory holds what was computed before: tests sign the same files again and
-// again.
-type memory[K comparable, V any] struct{ m sync.Map }
+// again. It forgets everything once it holds maxMemory things, because a fuzz
+// test that runs for hours signs without end.
+type memory[K comparable, V any] struct {
+	mu sync.Mutex
+	m  map[K]V
+}
+
+const maxMemory = 1 << 15
 
 func (c *memory[K, V]) get(key K, compute func() V) V {
-	v, ok := c.m.Load(key)
-	if !ok {
-		v, _ = c.m.LoadOrStore(key, compute())
+	c.mu.Lock()
+	v, ok := c.m[key]
+	c.mu.Unlock()
+	if ok {
+		return v
 	}
-	return v.(V)
+	v = compute()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil || len(c.m) >= maxMemory {
+		c.m = map[K]V{}
+	}
+	c.m[key] = v
+	return v
 }
 
 type signing struct {
@@ -164,7 +179,10 @@ type Repo struct {
 
 // New returns a repository with one vendor, "debian", and no target, in which
 // everything is version 1 and fresh at the time now.
-func New(now time.Time) *Repo {
+func New(now time.Time) *Repo { return withBits(now, 2) }
+
+// withBits is New for a vendor with 2^bits bins.
+func withBits(now time.Time, bits int) *Repo {
 	r := &Repo{Roles: map[string]*Role{}, Content: map[string][]byte{}, now: now}
 	root, tgt := trio("root"), trio("targets")
 	snapshot, timestamp, rollout := NewKey("snapshot"), NewKey("timestamp"), NewKey("rollout")
@@ -185,7 +203,7 @@ func New(now time.Time) *Repo {
 	r.Roles["targets"] = r.role("targets", 180, tgt[:2], Object{"targets": Object{}})
 	r.Roles["rollout"] = r.role("targets", 1, []Key{rollout}, Object{"targets": Object{}})
 	r.Delegate("targets", Delegation("rollout", Threshold(1, rollout), true, "rollout/*"), rollout)
-	r.AddVendor("debian", 2)
+	r.AddVendor("debian", bits)
 	return r
 }
 
