@@ -22,6 +22,8 @@ packages=(
 	gcc libc6-dev   # the race detector
 	git             # the version stamped into binaries
 	make
+	openssh-client  # an ssh-agent, for keys that lie in one
+	softhsm2        # a PKCS #11 token, the same
 	systemd # systemd-analyze, which checks the units
 )
 bench=no

@@ -23,7 +23,7 @@ type inserted struct {
 }
 
 // steps of an Apply, in their order.
-var steps = []string{"receive", "verify", "journal", "insert", "transition", "unload"}
+var steps = []string{"check", "insert", "settle"}
 
 // insertion measures the loader beside insmod, in a virtual machine.
 func insertion(ctx context.Context, times int) ([]row, error) {
@@ -50,7 +50,7 @@ func (in inserted) rows() []row {
 	for _, name := range steps {
 		took := milliseconds(in.Steps[name])
 		rows = append(rows, row{What: "  of it " + name, Unit: "ms", Measured: median(took), Samples: took, Informative: true})
-		if name == "transition" || name == "unload" {
+		if name == "settle" {
 			rows[len(rows)-1].What = "  then " + name
 		}
 	}

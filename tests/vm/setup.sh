@@ -16,6 +16,9 @@ packages=(
 	qemu-system-x86 # the machines
 	busybox-static  # their shell
 	e2fsprogs       # their disks
+	strace          # to record system calls in them
+	systemd         # the first process of one of them; it is not started here
+	libc-bin        # ldd, to find the libraries of such programs
 	make binutils   # their modules; the compiler is added below
 	libelf1 libssl3 # of the kernel's own build tools
 )

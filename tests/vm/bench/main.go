@@ -77,7 +77,7 @@ func summary(w io.Writer, in *lab.Insertion) {
 	fmt.Fprintf(w, "module of %d bytes, kernel %s, %s, %d times, medians:\n", in.ModuleBytes, in.Kernel, in.Accel, len(in.Loader))
 	fmt.Fprintf(w, "  insmod  %8.2f ms\n", ms(median(in.Insmod)))
 	fmt.Fprintf(w, "  loader  %8.2f ms  %.2f times insmod\n", ms(median(in.Loader)), float64(median(in.Loader))/float64(median(in.Insmod)))
-	for _, step := range []string{"receive", "verify", "journal", "insert", "transition", "unload"} {
+	for _, step := range []string{"check", "insert", "settle"} {
 		fmt.Fprintf(w, "    %-12s %8.2f ms\n", step, ms(median(in.Steps[step])))
 	}
 	fmt.Fprintf(w, "  first Apply, which starts the loader, until in force: %.2f ms\n", ms(in.Cold))

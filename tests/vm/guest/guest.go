@@ -38,6 +38,10 @@ type Config struct {
 	AtShutdown []Job `json:"at_shutdown,omitempty"`
 	// Units are the services.
 	Units []Unit `json:"units,omitempty"`
+	// Systemd says that the machine's first process is systemd. Ours is one of its
+	// services then, which loads the drivers and serves the harness; the rest of
+	// Config is systemd's business.
+	Systemd bool `json:"systemd,omitempty"`
 }
 
 // A Dir is a folder with its owner and mode.

@@ -3,6 +3,9 @@
 // that a test could mistake for them: it mounts, loads drivers, sets the network
 // up, owns the loader's socket, starts units, and serves the harness.
 //
+// Where systemd is to do that, it is one of systemd's services and only serves the
+// harness; see guest.Config.
+//
 // Two processes run it. The first adopts orphans and reaps them, which a program
 // that also waits for its own children cannot do without losing some; the second,
 // "init manage", does the rest.

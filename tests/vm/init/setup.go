@@ -52,7 +52,7 @@ func setUp() (guest.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	if err := loadModules(); err != nil {
+	if err := loadModules(); err != nil || cfg.Systemd {
 		return cfg, err
 	}
 	if err := mountDisk(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,10 +161,16 @@ type Setup struct {
 	Root     []byte // the TUF root that agent and loader are shipped with
 	Service  string // address of the service on the host; empty means no network
 	NoAgent  bool   // leave the agent stopped at boot
+	Minimal  bool   // leave its programs out, too, and what the kernel logs at start
 	MemoryMB int
 	DiskMB   int    // 0 means 64
+	Disk     string // as in [machine.Options]; then DiskMB says nothing
+	CPUs     int    // as in [machine.Options]
 	Append   string // to the kernel's command line
-	Files    []machine.File
+	// RunLoader is put before the command of the loader's service, for a program
+	// that watches it.
+	RunLoader []string
+	Files     []machine.File
 }
 
 // ServiceName is how the machine calls the service.
@@ -185,18 +192,23 @@ func (l *Lab) Boot(ctx context.Context, s Setup) (*machine.Machine, error) {
 	}
 	opts := machine.Options{
 		Dir: s.Dir, Kernel: l.Kernel, Tools: l.tools, Accel: l.Accel,
-		MemoryMB: s.MemoryMB, DiskMB: s.DiskMB, Config: cfg, Append: s.Append,
+		MemoryMB: s.MemoryMB, CPUs: s.CPUs, DiskMB: s.DiskMB, Disk: s.Disk, Config: cfg, Append: s.Append,
 		Files: append(l.machineFiles(s), s.Files...),
 	}
-	if opts.DiskMB == 0 {
+	if opts.DiskMB == 0 && opts.Disk == "" {
 		opts.DiskMB = 64
 	}
 	if s.Service != "" {
 		opts.Config.Address = machineAddress
 		opts.Forward = map[string]string{serviceAddress + ":" + servicePort: s.Service}
 	}
-	if s.NoAgent {
+	if s.NoAgent || s.Minimal {
 		opts.Config.Units = opts.Config.Units[:1]
+	}
+	loader := &opts.Config.Units[0]
+	loader.Command = append(slices.Clone(s.RunLoader), loader.Command...)
+	if s.Minimal { // each line is sent by an emulated chip, letter by letter
+		opts.Append += " loglevel=6"
 	}
 	return machine.Boot(ctx, opts)
 }
@@ -212,7 +224,7 @@ func (l *Lab) machineFiles(s Setup) []machine.File {
 		{Path: "/etc/group", Data: fmt.Appendf(nil, "root:x:0:\nlivepatch:x:%d:\nuser:x:%d:\n", AgentUID, UserUID)},
 	}
 	for _, p := range programs {
-		if p.inMachine != "" {
+		if p.inMachine != "" && (!s.Minimal || !strings.Contains(p.pkg, "/agent/")) {
 			files = append(files, machine.File{Path: p.inMachine, Mode: 0o755, Source: l.Program(filepath.Base(p.pkg))})
 		}
 	}

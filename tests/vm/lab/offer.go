@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -72,20 +73,26 @@ func (r *Repo) SetRollout(version string, state patch.RolloutState) {
 	})
 }
 
-// Offer returns what an honest agent would send for a target.
-func (r *Repo) Offer(target string) *Offer {
+// Metadata returns the signed metadata, newer than all before, and the files of
+// all roles.
+func (r *Repo) Metadata() (*loaderv1.Metadata, tuftest.Files) {
 	*r.version++
 	for _, role := range r.Roles {
 		role.Signed["version"] = *r.version
 	}
 	f := r.Files()
+	return &loaderv1.Metadata{
+		Roots: f.Roots[1:], Timestamp: f.Roles["timestamp"], Snapshot: f.Roles["snapshot"],
+		Targets: f.Roles["targets"], Rollout: f.Roles["rollout"],
+	}, f
+}
+
+// Offer returns what an honest agent would send for a target.
+func (r *Repo) Offer(target string) *Offer {
+	metadata, f := r.Metadata()
 	return &Offer{
-		Opening: &loaderv1.Opening{
-			Target: target, Roots: f.Roots[1:],
-			Timestamp: f.Roles["timestamp"], Snapshot: f.Roles["snapshot"], Targets: f.Roles["targets"],
-			Vendor: f.Roles["debian"], Bin: f.Roles[r.Bin(target)], Rollout: f.Roles["rollout"],
-		},
-		Module: f.Content[target],
+		Opening: &loaderv1.Opening{Target: target, Metadata: metadata, Vendor: f.Roles["debian"], Bin: f.Roles[r.Bin(target)]},
+		Module:  f.Content[target],
 	}
 }
 
@@ -117,37 +124,47 @@ func AgentOf(m *machine.Machine) Caller { return Caller{m, AgentUID, AgentUID} }
 
 // Apply sends an offer.
 func (c Caller) Apply(ctx context.Context, o *Offer) (*loaderv1.ApplyResponse, error) {
-	head, err := o.head()
+	encoded, err := o.encode()
 	if err != nil {
 		return nil, err
 	}
 	resp := new(loaderv1.ApplyResponse)
-	return resp, c.call(ctx, "ask-loader apply", append(head, o.Module...), resp)
+	return resp, c.call(ctx, "ask-loader apply", encoded, resp)
 }
 
 // ApplyLarge sends an offer whose module goes on with as many zeroes.
 func (c Caller) ApplyLarge(ctx context.Context, o *Offer, zeroes int) (*loaderv1.ApplyResponse, error) {
-	head, err := o.head()
+	encoded, err := o.encode()
 	if err != nil {
 		return nil, err
 	}
 	resp := new(loaderv1.ApplyResponse)
-	return resp, c.call(ctx, fmt.Sprintf("ask-loader -zeroes %d apply", zeroes), append(head, o.Module...), resp)
+	return resp, c.call(ctx, fmt.Sprintf("ask-loader -zeroes %d apply", zeroes), encoded, resp)
 }
 
-// head encodes what comes before the module.
-func (o *Offer) head() ([]byte, error) {
+// encode writes the offer as ask-loader reads it.
+func (o *Offer) encode() ([]byte, error) {
 	opening, err := proto.Marshal(o.Opening)
 	if err != nil {
 		return nil, err
 	}
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(opening))), opening...), nil
+	return slices.Concat(binary.BigEndian.AppendUint32(nil, uint32(len(opening))), opening, o.Module), nil
 }
 
 // Status asks what the loader sees.
 func (c Caller) Status(ctx context.Context) (*loaderv1.StatusResponse, error) {
 	resp := new(loaderv1.StatusResponse)
 	return resp, c.call(ctx, "ask-loader status", nil, resp)
+}
+
+// Update sends metadata without a patch.
+func (c Caller) Update(ctx context.Context, m *loaderv1.Metadata) (*loaderv1.UpdateResponse, error) {
+	req, err := proto.Marshal(&loaderv1.UpdateRequest{Metadata: m})
+	if err != nil {
+		return nil, err
+	}
+	resp := new(loaderv1.UpdateResponse)
+	return resp, c.call(ctx, "ask-loader update", req, resp)
 }
 
 // Remove takes a livepatch out.

@@ -33,8 +33,12 @@ type Options struct {
 	Config guest.Config
 	// Files are added to the initramfs.
 	Files []File
-	// DiskMB is the size of the disk in MiB; 0 is a machine without one.
+	// DiskMB is the size of the disk in MiB; 0 is a machine without one, unless it
+	// has Disk.
 	DiskMB int
+	// Disk is the unix socket of a disk that somebody else keeps, in place of a
+	// file; see tests/vm/disk. Empty means there is none.
+	Disk string
 	// Forward maps addresses in the machine's network ("10.0.2.100:8443") to TCP
 	// addresses of the host. Nothing else can be reached.
 	Forward map[string]string
@@ -52,7 +56,7 @@ type Options struct {
 // host.
 const (
 	bootTime = 3 * time.Minute
-	stopTime = 20 * time.Second
+	downTime = 2 * time.Minute
 )
 
 // A Machine is a running machine. Its methods may be used by several goroutines,
@@ -88,31 +92,35 @@ func Boot(ctx context.Context, opts Options) (*Machine, error) {
 		return nil, err
 	}
 	if opts.DiskMB > 0 {
-		if err := makeDisk(ctx, filepath.Join(opts.Dir, "disk.img"), opts.DiskMB); err != nil {
+		if err := MakeDisk(ctx, filepath.Join(opts.Dir, "disk.img"), opts.DiskMB); err != nil {
 			return nil, err
 		}
 	}
 	m := &Machine{opts: opts}
 	m.args = qemuArgs(opts)
-	return m, m.powerOn(ctx)
+	return m, m.PowerOn(ctx)
 }
 
-// powerOn starts QEMU and waits for the machine.
-func (m *Machine) powerOn(ctx context.Context) error {
+// PowerOn starts a machine whose power is off and waits until it is up. If ctx
+// ends before that, the power goes again and the error is its cause.
+func (m *Machine) PowerOn(ctx context.Context) error {
 	start := time.Now()
 	monitorHere, monitorThere, err := socketPair()
 	if err != nil {
 		return err
 	}
-	defer monitorThere.Close()
 	controlHere, controlThere, err := socketPair()
 	if err != nil {
 		monitorHere.Close()
+		monitorThere.Close()
 		return err
 	}
-	defer controlThere.Close()
 	m.control = newControl(controlHere)
-	if err := m.startProcess(monitorThere, controlThere); err != nil {
+	err = m.startProcess(monitorThere, controlThere)
+	// From here QEMU alone has the other ends, so that its end is seen.
+	monitorThere.Close()
+	controlThere.Close()
+	if err != nil {
 		monitorHere.Close()
 		controlHere.Close()
 		return err
@@ -230,6 +238,25 @@ func (m *Machine) Reboot(ctx context.Context) error {
 	return m.waitBoot(ctx, start)
 }
 
+// ShutDown shuts the machine down cleanly and waits until its power is off.
+func (m *Machine) ShutDown(ctx context.Context) error {
+	if _, err := m.control.send(guest.Request{Op: guest.OpPoweroff}); err != nil {
+		return fmt.Errorf("cannot shut machine down: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, downTime, fmt.Errorf("not down after %v", downTime))
+	defer cancel()
+	select {
+	case <-m.done:
+	case <-ctx.Done():
+		return fmt.Errorf("cannot shut machine down: %w", context.Cause(ctx))
+	}
+	m.kill() // what is left of it
+	if m.waitErr != nil {
+		return fmt.Errorf("cannot shut machine down: QEMU ended: %w", m.waitErr)
+	}
+	return nil
+}
+
 // Reset presses the reset button: nothing is shut down.
 func (m *Machine) Reset(ctx context.Context) error {
 	start := time.Now()
@@ -247,9 +274,13 @@ func (m *Machine) WaitBoot(ctx context.Context) error { return m.waitBoot(ctx, t
 // What the machine had not written is lost; what it had handed to the disk is
 // not, because the host keeps it.
 func (m *Machine) PowerCut(ctx context.Context) error {
-	m.kill()
-	return m.powerOn(ctx)
+	m.PowerOff()
+	return m.PowerOn(ctx)
 }
+
+// PowerOff takes the power away. Commands that run in the machine end with an
+// error, so this may be called while they do.
+func (m *Machine) PowerOff() { m.kill() }
 
 // Close takes the power away for good.
 func (m *Machine) Close() error {

@@ -177,3 +177,14 @@ func TestControlRefusesRequestsOnceTheMachineIsOff(t *testing.T) {
 		}
 	}
 }
+
+func TestLibrariesAreFound(t *testing.T) {
+	out := "\tlinux-vdso.so.1 (0x00007f2fec5ef000)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f2fec01e000)\n\tlibmissing.so => not found\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f2fec5f1000)\n"
+	want := []string{"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"}
+	if got := libraries(out); !slices.Equal(got, want) {
+		t.Errorf("libraries = %q, want %q", got, want)
+	}
+	if got := libraries("\tnot a dynamic executable\n"); got != nil {
+		t.Errorf("libraries = %q, want none", got)
+	}
+}

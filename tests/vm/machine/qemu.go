@@ -32,7 +32,13 @@ func qemuArgs(o Options) []string {
 		"-device", "virtserialport,chardev=control,name=" + guest.Port,
 	}
 	args = append(args, o.Accel.args()...)
-	if o.DiskMB > 0 {
+	switch {
+	case o.Disk != "":
+		// The machine is told that the disk has a volatile cache, so it flushes.
+		args = append(args,
+			"-blockdev", "driver=nbd,node-name=disk,server.type=unix,server.path="+comma(o.Disk),
+			"-device", "virtio-blk-pci,drive=disk,write-cache=on")
+	case o.DiskMB > 0:
 		args = append(args,
 			"-drive", "if=none,id=disk,format=raw,file="+comma(filepath.Join(o.Dir, "disk.img")),
 			"-device", "virtio-blk-pci,drive=disk")

@@ -40,7 +40,7 @@ func NewTools(ctx context.Context, dir string) (*Tools, error) {
 // Build builds Go programs as they are shipped: static, without the paths of this
 // machine.
 func Build(ctx context.Context, dir string, packages ...string) error {
-	args := append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}, packages...)
+	args := append([]string{"build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}, packages...)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -109,10 +109,11 @@ func makeInitramfs(opts Options) error {
 	return f.Close()
 }
 
-// makeDisk makes an empty ext4 file system. The file is sparse.
-func makeDisk(ctx context.Context, file string, megabytes int) error {
+// MakeDisk makes an empty ext4 file system, of blocks of 4 KiB as on a disk of the
+// usual size. The file is sparse.
+func MakeDisk(ctx context.Context, file string, megabytes int) error {
 	size := fmt.Sprintf("%dM", megabytes)
-	cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", file, size)
+	cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", file, size)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/sbin:/usr/sbin")
 	if cmd.Err != nil { // not in the caller's PATH
 		cmd.Path, cmd.Err = "/sbin/mkfs.ext4", nil

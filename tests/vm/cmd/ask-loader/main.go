@@ -2,12 +2,14 @@
 // somebody who has taken over the agent: it sends whatever it is given.
 //
 //	ask-loader [-socket PATH] status
-//	ask-loader [-socket PATH] [-zeroes N] apply < OFFER
+//	ask-loader [-socket PATH] [-zeroes N] [-clock FILE] apply < OFFER
+//	ask-loader [-socket PATH] update < REQUEST
 //	ask-loader [-socket PATH] remove NAME
 //	ask-loader [-socket PATH] accept NAME
 //
 // An offer is the length of an encoded loader.v1.Opening as four bytes, big
-// endian, the Opening, and the module. The answer is JSON on standard output: the
+// endian, the Opening, and the module; a request is an encoded
+// loader.v1.UpdateRequest. The answer is JSON on standard output: the
 // response, or an [Failure] with exit status 1.
 package main
 
@@ -22,6 +24,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -50,6 +53,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	flags := flag.NewFlagSet("ask-loader", flag.ContinueOnError)
 	socket := flags.String("socket", "/run/livepatch/loader.sock", "`path` of the loader's socket")
 	timeout := flags.Duration("timeout", 2*time.Minute, "give up after `this long`")
+	clock := flags.String("clock", "", "write the monotonic clock, before the call and after it, in nanoseconds to this `file`")
 	zeroes := flags.Int64("zeroes", 0, "let the module of an offer go on with `this many` zeroes")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -62,7 +66,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
 	stdin = io.MultiReader(stdin, io.LimitReader(zeroReader{}, *zeroes))
+	began := monotonic()
 	resp, err := call(ctx, loaderv1.NewLoaderServiceClient(conn), flags.Arg(0), flags.Arg(1), stdin)
+	if *clock != "" {
+		err = errors.Join(err, os.WriteFile(*clock, fmt.Appendln(nil, began, monotonic()), 0o666))
+	}
 	if _, ok := status.FromError(err); err != nil && ok {
 		return errors.Join(errors.New("the loader refused"), json.NewEncoder(stdout).Encode(failure(err)))
 	}
@@ -75,6 +83,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	}
 	_, err = stdout.Write(append(b, '\n'))
 	return err
+}
+
+// monotonic returns CLOCK_MONOTONIC in nanoseconds, which the kernel's tracing
+// can tell the time by too.
+func monotonic() int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic(err) // every kernel has this clock
+	}
+	return now.Nano()
 }
 
 // A zeroReader never ends.
@@ -105,9 +123,24 @@ func call(ctx context.Context, loader loaderv1.LoaderServiceClient, verb, name s
 		return loader.Accept(ctx, &loaderv1.AcceptRequest{Name: name})
 	case "apply":
 		return apply(ctx, loader, stdin)
+	case "update":
+		return update(ctx, loader, stdin)
 	default:
-		return nil, fmt.Errorf("cannot %q: want status, apply, remove or accept", verb)
+		return nil, fmt.Errorf("cannot %q: want status, apply, update, remove or accept", verb)
 	}
+}
+
+// update sends metadata without a patch.
+func update(ctx context.Context, loader loaderv1.LoaderServiceClient, request io.Reader) (proto.Message, error) {
+	encoded, err := io.ReadAll(request)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read request: %w", err)
+	}
+	var req loaderv1.UpdateRequest
+	if err := proto.Unmarshal(encoded, &req); err != nil {
+		return nil, fmt.Errorf("cannot read request: %w", err)
+	}
+	return loader.Update(ctx, &req)
 }
 
 // apply sends an offer. When the loader refuses half way, its answer counts and
