@@ -3,6 +3,7 @@ package kernel
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -74,7 +75,7 @@ func Read(fsys fs.FS) (Facts, error) {
 		Taints:          taints(fsys, text),
 	}
 	if err != nil || f.Release == "" || f.BootID == "" {
-		return Facts{}, fmt.Errorf("cannot tell which kernel runs: release %q, boot %q: %w", f.Release, f.BootID, err)
+		return Facts{}, fmt.Errorf("cannot tell which kernel runs: release %q, boot %q: %w", f.Release, f.BootID, cmp.Or(err, fs.ErrNotExist))
 	}
 	f.SigEnforced = text("sys/module/module/parameters/sig_enforce") == "Y" ||
 		f.Lockdown == "integrity" || f.Lockdown == "confidentiality"

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"os/user"
 	"syscall"
 
 	"livepatch/server/internal/admin"
@@ -17,5 +18,20 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return cli.Main(ctx, admin.Command(os.Getenv("LIVEPATCH_DIR")), os.Args[1:], admin.Hint)
+	return cli.Main(ctx, admin.Command(os.Getenv("LIVEPATCH_DIR"), account()), os.Args[1:], admin.Hint)
+}
+
+// account names who runs this program.
+func account() string {
+	login, err := os.ReadFile("/proc/self/loginuid")
+	if err != nil { // a kernel without audit
+		login = nil
+	}
+	return admin.Account(os.Getuid(), string(login), func(uid string) (string, error) {
+		u, err := user.LookupId(uid)
+		if err != nil {
+			return "", err
+		}
+		return u.Username, nil
+	})
 }

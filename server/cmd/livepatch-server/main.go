@@ -55,7 +55,7 @@ func hint(err error) string {
 	case errors.Is(err, signer.ErrOpenKey):
 		return "if nobody else has read it: chmod 600 the file; otherwise have the offline keys sign a root with new online keys"
 	case errors.Is(err, catalog.ErrForeignKeys):
-		return "restore the keys folder that belongs to this database, or publish a root with the new keys to an empty service"
+		return "restore the keys folder that belongs to this database; if the keys were replaced, start with -new-keys and publish a root that names them: livepatch-publish online rotate"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another program listens there; choose another address with -listen and -ops-listen"
 	case errors.Is(err, fs.ErrPermission):

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -369,8 +370,8 @@ func checkRepository(t *testing.T, p *process, patches int, generation int64) {
 	}
 }
 
-// metric returns the value of a metric without labels.
-func (p *process) metric(name string) (value float64) {
+// metrics returns all metrics as Prometheus reads them.
+func (p *process) metrics() string {
 	p.t.Helper()
 	resp, err := http.Get(p.ops + "/metrics")
 	if err != nil {
@@ -381,7 +382,13 @@ func (p *process) metric(name string) (value float64) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for line := range strings.Lines(string(b)) {
+	return string(b)
+}
+
+// metric returns the value of one metric, named with its labels.
+func (p *process) metric(name string) (value float64) {
+	p.t.Helper()
+	for line := range strings.Lines(p.metrics()) {
 		if _, err := fmt.Sscanf(line, name+" %g", &value); err == nil {
 			return value
 		}
@@ -407,16 +414,28 @@ func TestRunningServerSignsDecisions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := catalog.Decide(t.Context(), db, "debian", "1.1", patch.Halted, time.Now()); err != nil {
+	if _, err := catalog.Decide(t.Context(), db, store.Decision{
+		Vendor: "debian", Version: "1.1", State: patch.Halted, At: time.Now(), By: "alice (uid 1000)",
+	}); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
 	wait(t, func() bool { return p.metric("livepatch_generation") > float64(done.Generation) })
 	t.Logf("decision was signed after %v", time.Since(begin)) // a second, and a bit
+	for _, role := range []string{"root", "targets", "debian", "debian-*", "rollout", "snapshot", "timestamp"} {
+		if left := p.metric(`livepatch_role_remaining_life_ratio{role="` + role + `"}`); left < 0.9 {
+			t.Errorf("%s has %.2f of its life left, and was just published", role, left)
+		}
+	}
 	if resp, err := http.Get(p.ops + "/readyz"); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("not ready: %v, %v", resp, err)
 	} else {
 		resp.Body.Close()
+	}
+	checkDocumentedMetrics(t, p.metrics())
+	p.kill()
+	if want := `"decided_by":"alice (uid 1000)"`; !strings.Contains(p.log.String(), want) {
+		t.Errorf("no %s in the log: %s", want, p.log.String())
 	}
 }
 
@@ -738,5 +757,31 @@ func TestInitTwiceKeepsEverything(t *testing.T) {
 	}
 	if got := read(); fmt.Sprint(got) != fmt.Sprint(first) {
 		t.Error("the second init made other keys")
+	}
+}
+
+var metricName = regexp.MustCompile(`livepatch_[a-z_]+`)
+
+// checkDocumentedMetrics compares the metrics of a server that has published
+// with those that documents name.
+func checkDocumentedMetrics(t *testing.T, served string) {
+	t.Helper()
+	reference, err := os.ReadFile("../../../docs/reference/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, err := os.ReadFile("../../../docs/how-to/run-the-server.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range metricName.FindAllString(string(reference)+string(guide), -1) {
+		if !strings.Contains(served, "# TYPE "+name+" ") {
+			t.Errorf("a document names the metric %s, which there is not", name)
+		}
+	}
+	for _, line := range regexp.MustCompile(`# TYPE livepatch_[a-z_]+ `).FindAllString(served, -1) {
+		if name := metricName.FindString(line); !strings.Contains(string(reference), "`"+name+"`") {
+			t.Errorf("docs/reference/metrics.md does not list %s", name)
+		}
 	}
 }

@@ -51,6 +51,7 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&o.Soak, "soak", time.Hour, "how long a newly published patch stays on trial on a machine")
 	f.IntVar(&o.MaxConnections, "max-connections", 8192, "connections served at one time; more wait")
 	f.BoolVar(&o.PrivateFiles, "private-files", false, "serve signed files to enrolled machines only")
+	f.BoolVar(&o.NewKeys, "new-keys", false, "start although the published root names other online keys; sign nothing until one that names these is published")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	return cmd

@@ -23,18 +23,19 @@ var (
 	errNoDir   = errors.New("no folder is given")
 	errBadTier = errors.New("there is no such tier")
 	errBadID   = errors.New("not the ID of a token")
+	errReason  = errors.New("not a reason that can be kept")
 )
 
 // Command returns the command. dir is the folder of the service unless -dir
-// names another.
-func Command(dir string) *cobra.Command {
+// names another; who is the account that decisions are recorded for.
+func Command(dir, who string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "livepatch-admin",
 		Short: "Administer a livepatch service on this machine",
 	}
-	a := &admin{}
+	a := &admin{who: who}
 	root.PersistentFlags().StringVar(&a.dir, "dir", dir, "`folder` of the service (LIVEPATCH_DIR)")
-	root.AddCommand(a.tokenCommand(), a.publisherTokenCommand(), a.machineCommand(), a.rolloutCommand(), versionCommand())
+	root.AddCommand(a.tokenCommand(), a.publisherTokenCommand(), a.machineCommand(), a.rolloutCommand(), a.statusCommand(), versionCommand())
 	return root
 }
 
@@ -49,6 +50,8 @@ func Hint(err error) string {
 		return "the tiers are edge, beta, candidate and stable"
 	case errors.Is(err, errBadID):
 		return "see the IDs with: livepatch-admin token list, or publisher-token list"
+	case errors.Is(err, errReason):
+		return "write one line of at most 256 bytes"
 	case errors.Is(err, catalog.ErrRevoked):
 		return "publish a new version of the patch"
 	case errors.Is(err, catalog.ErrUnchanged):
@@ -63,7 +66,7 @@ func Hint(err error) string {
 }
 
 // An admin is the state of one run.
-type admin struct{ dir string }
+type admin struct{ dir, who string }
 
 // with runs fn on the open database.
 func (a *admin) with(ctx context.Context, fn func(*sqlite.DB) error) (err error) {

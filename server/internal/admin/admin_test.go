@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"livepatch-admin": func() {
-			os.Exit(cli.Main(context.Background(), admin.Command(os.Getenv("LIVEPATCH_DIR")), os.Args[1:], admin.Hint))
+			os.Exit(cli.Main(context.Background(), admin.Command(os.Getenv("LIVEPATCH_DIR"), "alice (uid 1000)"), os.Args[1:], admin.Hint))
 		},
 	})
 }

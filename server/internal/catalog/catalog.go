@@ -19,6 +19,7 @@ import (
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 	"livepatch/server/internal/blob"
+	"livepatch/server/internal/expiry"
 	"livepatch/server/internal/signer"
 	"livepatch/server/internal/store"
 )
@@ -64,6 +65,7 @@ type view struct {
 	generation int64
 	epoch      int64
 	roles      map[string]store.Role
+	expiring   []expiry.Role
 	// files holds what most machines ask for, by name.
 	files map[string]store.File
 }
@@ -77,6 +79,17 @@ func Open(ctx context.Context, log *slog.Logger, db database, blobs *blob.Store,
 		return nil, fmt.Errorf("cannot open catalog: %w", err)
 	}
 	if err := c.checkKeys(); err != nil {
+		return nil, fmt.Errorf("cannot open catalog: %w", err)
+	}
+	return c, nil
+}
+
+// OpenForNewKeys is [Open] for a service whose online keys were replaced. Until
+// a root that names sign's keys is published, it serves what there is, and signs
+// nothing; each attempt of [Catalog.Refresh] to sign says why.
+func OpenForNewKeys(ctx context.Context, log *slog.Logger, db database, blobs *blob.Store, sign *signer.Signer, soak time.Duration) (*Catalog, error) {
+	c := &Catalog{log: log, db: db, blobs: blobs, signer: sign, soak: soak}
+	if err := c.reload(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open catalog: %w", err)
 	}
 	return c, nil
@@ -114,6 +127,9 @@ func (c *Catalog) reload(ctx context.Context) error {
 			return err
 		}
 		v.generation, v.epoch, v.roles = state.Generation, state.SignedEpoch, state.Roles
+		if v.expiring, err = expiring(ctx, tx, state.Roles); err != nil {
+			return err
+		}
 		for _, role := range hot(state.Roles) {
 			f, err := tx.File(ctx, role, state.Roles[role].Version)
 			if err != nil {
@@ -170,16 +186,9 @@ func (c *Catalog) State() service.PublishState {
 	return s
 }
 
-// Expiries returns when the top-level roles and rollout expire. It is empty
-// before the first publication.
-func (c *Catalog) Expiries() map[string]time.Time {
-	v := c.view.Load()
-	expiries := map[string]time.Time{}
-	for _, name := range hot(v.roles) {
-		expiries[name] = v.roles[name].Expires
-	}
-	return expiries
-}
+// Expiring returns the roles that machines need; see the function of that name.
+// The caller does not change them.
+func (c *Catalog) Expiring() []expiry.Role { return c.view.Load().expiring }
 
 // Check returns an error if machines could not use what is served: an online
 // role has expired, which only this server can mend.

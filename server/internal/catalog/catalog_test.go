@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -143,6 +144,21 @@ func TestSecondPatchIsPublishedWithTheBinsThatChanged(t *testing.T) {
 	first, second := rolloutState(t, s, r, "1.1"), rolloutState(t, s, r, "2.1")
 	if first.Tiers["stable"].Salt == second.Tiers["stable"].Salt {
 		t.Error("two rollouts begin with the same machines")
+	}
+}
+
+func TestProvenanceIsServedBesideItsModule(t *testing.T) {
+	s, r := published(t)
+	const path, statement = "debian/lkp_Debian_6_1_0_53_amd64_1.x86_64.intoto.json", `{"payloadType":"application/vnd.in-toto+json"}`
+	r.AddTarget(path, []byte(statement), nil)
+	s.Publish(t, r, bump(r, r.Bin(path))...)
+	f, _, err := s.Catalog.Open(t.Context(), path, sha([]byte(statement)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if b, err := io.ReadAll(f); err != nil || string(b) != statement {
+		t.Errorf("served %q, %v", b, err)
 	}
 }
 
@@ -583,6 +599,13 @@ func TestForeignKeysAreNoticedAtTheStart(t *testing.T) {
 	}
 }
 
+// decision is alice's, about a version of debian.
+func decision(version string, s patch.RolloutState) store.Decision {
+	return store.Decision{
+		Vendor: "debian", Version: version, State: s, At: time.Now(), By: "alice (uid 1000)", Reason: "crashes",
+	}
+}
+
 func TestDecisionIsSignedByTheServer(t *testing.T) {
 	s, r := published(t)
 	before := s.Catalog.Generation()
@@ -599,7 +622,7 @@ func TestDecisionIsSignedByTheServer(t *testing.T) {
 	}
 	current := patch.Running
 	for _, step := range steps {
-		epoch, err := catalog.Decide(t.Context(), s.DB, "debian", "1.1", step.state, time.Now())
+		epoch, err := catalog.Decide(t.Context(), s.DB, decision("1.1", step.state))
 		if !errors.Is(err, step.wantErr) {
 			t.Fatalf("from %s to %s: %v, want %v", current, step.state, err, step.wantErr)
 		}
@@ -619,7 +642,7 @@ func TestDecisionIsSignedByTheServer(t *testing.T) {
 	if got := s.Catalog.Generation(); got != before+3 {
 		t.Errorf("generation = %d, want %d", got, before+3)
 	}
-	if _, err := catalog.Decide(t.Context(), s.DB, "debian", "9.9", patch.Halted, time.Now()); !errors.Is(err, store.ErrNotFound) {
+	if _, err := catalog.Decide(t.Context(), s.DB, decision("9.9", patch.Halted)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("unknown version: %v, want %v", err, store.ErrNotFound)
 	}
 }

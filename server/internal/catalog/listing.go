@@ -45,6 +45,9 @@ func (c *Catalog) list(vendor, bin string, bins *metadata.SuccinctRoles, m *targ
 	return l, nil
 }
 
+// provenance ends the name of an in-toto statement of how a module was built.
+const provenance = ".intoto.json"
+
 // add reads one target by what its name says it is.
 func (l *listing) add(vendor string, t store.Target, f *metadata.TargetFiles) error {
 	limit := int64(service.MaxIndex)
@@ -54,9 +57,12 @@ func (l *listing) add(vendor string, t store.Target, f *metadata.TargetFiles) er
 	if t.Length < 1 || t.Length > limit {
 		return fmt.Errorf("it has %d bytes, need 1 to %d", t.Length, limit)
 	}
-	if strings.HasSuffix(t.Path, ".index.json") {
+	switch {
+	case strings.HasSuffix(t.Path, ".index.json"):
 		l.indexes[t.Path] = t
 		return nil
+	case strings.HasSuffix(t.Path, provenance):
+		return nil // for people and their tools; machines do not fetch it
 	}
 	if f.Custom == nil {
 		return fmt.Errorf("it is not described")

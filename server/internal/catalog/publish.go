@@ -107,6 +107,7 @@ func parseFiles(p service.Publication) ([]offline, error) {
 
 // commit writes a change and signs what follows from it, in one transaction.
 func (c *Catalog) commit(ctx context.Context, ch *change) error {
+	var decided []store.Decision
 	now := time.Now()
 	err := c.db.Update(ctx, func(tx store.Tx) error {
 		state, err := tx.State(ctx)
@@ -119,11 +120,13 @@ func (c *Catalog) commit(ctx context.Context, ch *change) error {
 		if err := write(ctx, tx, ch, c.soak, now); err != nil {
 			return err
 		}
-		return c.sign(ctx, tx, now)
+		decided, err = c.sign(ctx, tx, now)
+		return err
 	})
 	if err != nil {
 		return err
 	}
+	c.logDecisions(ctx, decided)
 	// It is published; whether the publisher still waits does not matter.
 	return c.reload(context.WithoutCancel(ctx))
 }

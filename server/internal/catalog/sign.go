@@ -9,6 +9,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"livepatch/internal/patch"
+	"livepatch/server/internal/expiry"
 	"livepatch/server/internal/signer"
 	"livepatch/server/internal/store"
 )
@@ -25,8 +26,10 @@ const (
 //
 // It compares expiries with the clock every second instead of sleeping until
 // the next one is due: so it sees a clock that jumps, either way.
+//
+// After each look it warns of roles that run out.
 func (c *Catalog) Run(ctx context.Context) {
-	wait := poll
+	wait, watch := poll, expiry.NewWatch(c.log)
 	for {
 		switch err := c.Refresh(ctx); {
 		case err == nil:
@@ -36,6 +39,7 @@ func (c *Catalog) Run(ctx context.Context) {
 			c.failures.Add(1)
 			c.log.ErrorContext(ctx, "Cannot keep signed files fresh", "retry_in", wait, "err", err)
 		}
+		watch.Look(ctx, c.Expiring(), time.Now())
 		select {
 		case <-ctx.Done():
 			return
@@ -58,15 +62,32 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 	if s.Epoch == s.SignedEpoch && !c.due(time.Now()) {
 		return nil
 	}
-	now := time.Now()
-	if err := c.db.Update(ctx, func(tx store.Tx) error { return c.sign(ctx, tx, now) }); err != nil {
+	// What other keys than the root's sign helps nobody, and hides what does.
+	if err := c.checkKeys(); err != nil {
+		return err
+	}
+	var decided []store.Decision
+	err = c.db.Update(ctx, func(tx store.Tx) (err error) {
+		decided, err = c.sign(ctx, tx, time.Now())
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if err := c.reload(ctx); err != nil {
 		return err
 	}
 	c.log.InfoContext(ctx, "Signed online roles", "generation", c.Generation())
+	c.logDecisions(ctx, decided)
 	return nil
+}
+
+// logDecisions says who decided what is in force from now on.
+func (c *Catalog) logDecisions(ctx context.Context, decided []store.Decision) {
+	for _, d := range decided {
+		c.log.InfoContext(ctx, "Signed decision about a rollout", "vendor", d.Vendor, "version", d.Version,
+			"state", string(d.State), "decided_by", d.By, "reason", d.Reason, "at", d.At, "epoch", d.Epoch)
+	}
 }
 
 // due tells whether an online role has to be signed anew.
@@ -83,16 +104,26 @@ func (c *Catalog) due(now time.Time) bool {
 // sign writes what follows from the rest of the database: rollout, then
 // snapshot, then timestamp, always all three: their lives are alike, and a
 // machine that fetches one of them fetches all. Before the first publication
-// nothing follows.
-func (c *Catalog) sign(ctx context.Context, tx store.Tx, now time.Time) error {
+// nothing follows. It returns the decisions that are signed with this.
+func (c *Catalog) sign(ctx context.Context, tx store.Tx, now time.Time) ([]store.Decision, error) {
 	state, err := tx.State(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if state.Roles[metadata.TARGETS].Version == 0 {
-		_, err := tx.CountGeneration(ctx)
-		return err
+	if state.Roles[metadata.TARGETS].Version > 0 {
+		if err := c.signRoles(ctx, tx, state, now); err != nil {
+			return nil, err
+		}
 	}
+	decided, err := tx.Decisions(ctx, state.SignedEpoch)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.CountGeneration(ctx)
+	return decided, err
+}
+
+func (c *Catalog) signRoles(ctx context.Context, tx store.Tx, state store.State, now time.Time) error {
 	rollout, err := c.signRollout(ctx, tx, state, now)
 	if err != nil {
 		return err
@@ -115,8 +146,7 @@ func (c *Catalog) sign(ctx context.Context, tx store.Tx, now time.Time) error {
 			return err
 		}
 	}
-	_, err = tx.CountGeneration(ctx)
-	return err
+	return nil
 }
 
 // signRollout signs rollout anew, and returns its version.
@@ -160,25 +190,26 @@ var (
 	ErrUnchanged = errors.New("rollout is in that state already")
 )
 
-// Decide changes the state of a rollout in db and returns the epoch of the
-// decision: it is in force once [store.State.SignedEpoch] has reached it. The
-// server that runs on db signs it within some seconds.
-func Decide(ctx context.Context, db updater, vendor, version string, s patch.RolloutState, now time.Time) (epoch int64, err error) {
+// Decide changes the state of a rollout in db, keeps who decided that, and
+// returns the epoch of the decision: it is in force once
+// [store.State.SignedEpoch] has reached it. The server that runs on db signs it
+// within some seconds.
+func Decide(ctx context.Context, db updater, d store.Decision) (epoch int64, err error) {
 	err = db.Update(ctx, func(tx store.Tx) error {
-		have, err := tx.Rollout(ctx, vendor, version)
+		have, err := tx.Rollout(ctx, d.Vendor, d.Version)
 		switch {
 		case err != nil:
 			return err
-		case have.State == s:
+		case have.State == d.State:
 			return ErrUnchanged
 		case have.State == patch.Revoked:
 			return ErrRevoked
 		}
-		epoch, err = tx.SetRollout(ctx, vendor, version, s, now)
+		epoch, err = tx.SetRollout(ctx, d)
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("cannot make rollout of %s %s %s: %w", vendor, version, s, err)
+		return 0, fmt.Errorf("cannot make rollout of %s %s %s: %w", d.Vendor, d.Version, d.State, err)
 	}
 	return epoch, nil
 }

@@ -158,6 +158,14 @@ func (p *proposal) verifyRoots(ctx context.Context) (*rootMeta, error) {
 	if last == nil {
 		return nil, refuse(metadata.ROOT, "the first publication needs 1.root.json")
 	}
+	// Only the last root has to name our keys: those before it are a machine's
+	// way to it, and may be from the time of other keys.
+	for _, name := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		role := last.Signed.Roles[name]
+		if err := p.checkOurs(metadata.ROOT, name, role.KeyIDs, role.Threshold); err != nil {
+			return nil, err
+		}
+	}
 	return last, p.fresh(metadata.ROOT, last.Signed.Expires)
 }
 
@@ -187,12 +195,6 @@ func (p *proposal) checkRoot(last, next *rootMeta) error {
 			return refuse(metadata.ROOT, "it has no role %q", name)
 		}
 		if err := checkThreshold(metadata.ROOT, name, role.KeyIDs, role.Threshold); err != nil {
-			return err
-		}
-	}
-	for _, name := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		role := next.Signed.Roles[name]
-		if err := p.checkOurs(metadata.ROOT, name, role.KeyIDs, role.Threshold); err != nil {
 			return err
 		}
 	}

@@ -53,6 +53,7 @@ type Config struct {
 	Soak           time.Duration // that a patch stays on trial
 	MaxConnections int
 	PrivateFiles   bool
+	NewKeys        bool // the online keys were replaced; wait for a root that names them
 }
 
 // A service is what Serve opens.
@@ -108,7 +109,11 @@ func open(ctx context.Context, c Config) (_ *service, err error) {
 	if s.db, err = c.Dir.Database(ctx); err != nil {
 		return nil, err
 	}
-	s.catalog, err = catalog.Open(ctx, c.Log, s.db, blobs, signer.New(keys), c.Soak)
+	openCatalog := catalog.Open
+	if c.NewKeys {
+		openCatalog = catalog.OpenForNewKeys
+	}
+	s.catalog, err = openCatalog(ctx, c.Log, s.db, blobs, signer.New(keys), c.Soak)
 	if err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
@@ -129,7 +134,7 @@ func loadPair(c Config) (*certs.Pair, error) {
 
 func (s *service) gauges() {
 	m := s.metrics
-	m.Expiries(s.catalog.Expiries)
+	m.Expiring(s.catalog.Expiring)
 	m.Gauge("livepatch_generation", "Generation of what is published.", func() float64 {
 		return float64(s.catalog.Generation())
 	})
@@ -165,7 +170,7 @@ func (s *service) listen(ctx context.Context) error {
 		ErrorLog:          quiet,
 	}
 	aside := &http.Server{
-		Handler:           ops.Handler(s.metrics, s.ready),
+		Handler:           ops.Handler(s.metrics, s.ready, s.catalog.Expiring),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		ErrorLog: quiet,
 	}

@@ -5,6 +5,7 @@ package ops
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"livepatch/internal/version"
+	"livepatch/server/internal/expiry"
 )
 
 // Metrics counts what the service does. It is safe for concurrent use.
@@ -46,6 +48,9 @@ func NewMetrics() *Metrics {
 		events: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "livepatch_events_total", Help: "Events received with check-ins, repeated ones included.",
 		}),
+	}
+	for _, result := range []string{"granted", "refused"} {
+		m.enrolments.WithLabelValues(result) // 0 is there from the start, so that a rate sees the first
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "livepatch_build_info", Help: "1, labelled with the version of this server.",
@@ -96,24 +101,30 @@ func (m *Metrics) Counter(name, help string, value func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
 }
 
-// Expiries adds the gauge of how many seconds each role has left.
-func (m *Metrics) Expiries(expiries func() map[string]time.Time) {
+// Expiring adds when each role expires, and how much of its life is left.
+func (m *Metrics) Expiring(roles func() []expiry.Role) {
+	labels := []string{"role"}
 	m.registry.MustRegister(expiryCollector{
-		desc:     prometheus.NewDesc("livepatch_role_expiry_seconds", "Seconds until a signed role expires.", []string{"role"}, nil),
-		expiries: expiries,
+		expires: prometheus.NewDesc("livepatch_role_expires_timestamp_seconds",
+			"When a signed role expires; of a vendor's bins, when the first does.", labels, nil),
+		left: prometheus.NewDesc("livepatch_role_remaining_life_ratio",
+			"How much of a signed role's life is left, from 1 to 0.", labels, nil),
+		roles: roles,
 	})
 }
 
 type expiryCollector struct {
-	desc     *prometheus.Desc
-	expiries func() map[string]time.Time
+	expires, left *prometheus.Desc
+	roles         func() []expiry.Role
 }
 
-func (c expiryCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+func (c expiryCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.expires; ch <- c.left }
 
 func (c expiryCollector) Collect(ch chan<- prometheus.Metric) {
-	for role, at := range c.expiries() {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, time.Until(at).Seconds(), role)
+	now := time.Now()
+	for _, r := range c.roles() {
+		ch <- prometheus.MustNewConstMetric(c.expires, prometheus.GaugeValue, float64(r.Expires.Unix()), r.Name)
+		ch <- prometheus.MustNewConstMetric(c.left, prometheus.GaugeValue, r.Share(now), r.Name)
 	}
 }
 
@@ -121,8 +132,9 @@ func (c expiryCollector) Collect(ch chan<- prometheus.Metric) {
 const readyTimeout = 5 * time.Second
 
 // Handler serves /healthz (the process answers), /readyz (ready returns nil)
-// and /metrics.
-func Handler(m *Metrics, ready func(context.Context) error) http.Handler {
+// and /metrics. A page that says ready lists what runs out below: that is the
+// same on every replica, so none of them is taken out of service for it.
+func Handler(m *Metrics, ready func(context.Context) error, roles func() []expiry.Role) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
@@ -135,7 +147,20 @@ func Handler(m *Metrics, ready func(context.Context) error) http.Handler {
 			return
 		}
 		fmt.Fprintln(w, "ready")
+		warn(w, roles(), time.Now())
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry}))
 	return mux
+}
+
+// warn lists the roles that run out, and what to do about them.
+func warn(w io.Writer, roles []expiry.Role, now time.Time) {
+	for _, r := range roles {
+		if level := r.Level(now); level != expiry.Fine {
+			fmt.Fprintf(w, "%s: role %s expires %s\n", level, r.Name, r.Expires.Format(time.RFC3339))
+		}
+	}
+	for _, line := range expiry.Advice(roles, now) {
+		fmt.Fprintln(w, "hint:", line)
+	}
 }

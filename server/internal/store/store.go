@@ -89,8 +89,9 @@ type File struct {
 
 // A Role is the current version of a role.
 type Role struct {
-	Version int64
-	Expires time.Time
+	Version   int64
+	Published time.Time // by this service
+	Expires   time.Time
 }
 
 // A State is what has to be known before signing or publishing.
@@ -130,6 +131,16 @@ type Rollout struct {
 	Updated         time.Time
 }
 
+// A Decision is what somebody decided about a rollout.
+type Decision struct {
+	Epoch           int64 // that it counted; filled in by the store
+	At              time.Time
+	By              string // the account
+	Reason          string // in that person's words; may be empty
+	Vendor, Version string
+	State           patch.RolloutState
+}
+
 // A Tx is one transaction over what is published. It sees its own writes.
 type Tx interface {
 	State(ctx context.Context) (State, error)
@@ -144,8 +155,11 @@ type Tx interface {
 	PublishTarget(ctx context.Context, t Target) error
 	// AddRollout adds a rollout unless there is one of that vendor and version.
 	AddRollout(ctx context.Context, r Rollout) error
-	// SetRollout changes the state of a rollout and counts an epoch.
-	SetRollout(ctx context.Context, vendor, version string, s patch.RolloutState, now time.Time) (epoch int64, err error)
+	// SetRollout changes the state of a rollout, counts an epoch, and keeps the
+	// decision under that epoch.
+	SetRollout(ctx context.Context, d Decision) (epoch int64, err error)
+	// Decisions returns the decisions of epochs above one, in their order.
+	Decisions(ctx context.Context, epoch int64) ([]Decision, error)
 	// KernelsOf maps the paths of a bin's kernel indexes to their digests.
 	KernelsOf(ctx context.Context, role string) (map[string]patch.Digest, error)
 	PutKernel(ctx context.Context, k Kernel) error

@@ -24,7 +24,9 @@ func (t tx) State(ctx context.Context) (store.State, error) {
 	}
 	roles := make(map[string]store.Role, len(rows))
 	for _, r := range rows {
-		roles[r.Name] = store.Role{Version: r.Version, Expires: time.Unix(r.ExpiresAt, 0).UTC()}
+		roles[r.Name] = store.Role{
+			Version: r.Version, Published: time.Unix(r.ModifiedAt, 0).UTC(), Expires: time.Unix(r.ExpiresAt, 0).UTC(),
+		}
 	}
 	return store.State{
 		Generation: s.Generation, Publication: s.Publication, Epoch: s.Epoch, SignedEpoch: s.SignedEpoch, Roles: roles,
@@ -101,13 +103,35 @@ func (t tx) AddRollout(ctx context.Context, r store.Rollout) error {
 	return err
 }
 
-func (t tx) SetRollout(ctx context.Context, vendor, version string, s patch.RolloutState, now time.Time) (int64, error) {
+func (t tx) SetRollout(ctx context.Context, d store.Decision) (int64, error) {
 	if err := t.q.SetRolloutState(ctx, db.SetRolloutStateParams{
-		State: string(s), UpdatedAt: now.Unix(), Vendor: vendor, Version: version,
+		State: string(d.State), UpdatedAt: d.At.Unix(), Vendor: d.Vendor, Version: d.Version,
 	}); err != nil {
 		return 0, err
 	}
-	return t.q.BumpEpoch(ctx)
+	epoch, err := t.q.BumpEpoch(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return epoch, t.q.InsertDecision(ctx, db.InsertDecisionParams{
+		Epoch: epoch, At: d.At.Unix(), DecidedBy: d.By, Reason: d.Reason,
+		Vendor: d.Vendor, Version: d.Version, State: string(d.State),
+	})
+}
+
+func (t tx) Decisions(ctx context.Context, epoch int64) ([]store.Decision, error) {
+	rows, err := t.q.ListDecisionsAfter(ctx, epoch)
+	if err != nil {
+		return nil, err
+	}
+	decisions := make([]store.Decision, len(rows))
+	for i, r := range rows {
+		decisions[i] = store.Decision{
+			Epoch: r.Epoch, At: time.Unix(r.At, 0).UTC(), By: r.DecidedBy, Reason: r.Reason,
+			Vendor: r.Vendor, Version: r.Version, State: patch.RolloutState(r.State),
+		}
+	}
+	return decisions, nil
 }
 
 func (t tx) KernelsOf(ctx context.Context, role string) (map[string]patch.Digest, error) {

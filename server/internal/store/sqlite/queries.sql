@@ -78,7 +78,9 @@ INSERT INTO roles (name, version, expires_at) VALUES (?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET version = excluded.version, expires_at = excluded.expires_at;
 
 -- name: ListRoles :many
-SELECT name, version, expires_at FROM roles ORDER BY name;
+SELECT roles.name, roles.version, roles.expires_at, files.modified_at
+FROM roles JOIN files ON files.role = roles.name AND files.version = roles.version
+ORDER BY roles.name;
 
 -- name: InsertTarget :exec
 INSERT INTO targets (path, digest, length, uploaded_at) VALUES (?, ?, ?, ?)
@@ -128,6 +130,14 @@ FROM rollouts ORDER BY vendor, version;
 
 -- name: SetRolloutState :exec
 UPDATE rollouts SET state = ?, updated_at = ? WHERE vendor = ? AND version = ?;
+
+-- name: InsertDecision :exec
+INSERT INTO decisions (epoch, at, decided_by, reason, vendor, version, state)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: ListDecisionsAfter :many
+SELECT *
+FROM decisions WHERE epoch > ? ORDER BY epoch;
 
 -- name: GetService :one
 SELECT generation, publication, epoch, signed_epoch FROM service WHERE id = 1;

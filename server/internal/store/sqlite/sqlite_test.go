@@ -305,8 +305,12 @@ func TestRolloutIsAddedOnce(t *testing.T) {
 		}
 	}
 	add("first")
+	decision := store.Decision{
+		Epoch: 1, At: now.Add(time.Hour), By: "alice (uid 1000)", Reason: "crashes",
+		Vendor: "debian", Version: "1.1", State: patch.Halted,
+	}
 	if err := db.Update(t.Context(), func(tx store.Tx) error {
-		epoch, err := tx.SetRollout(t.Context(), "debian", "1.1", patch.Halted, now.Add(time.Hour))
+		epoch, err := tx.SetRollout(t.Context(), decision)
 		if epoch != 1 {
 			t.Errorf("epoch = %d, want 1", epoch)
 		}
@@ -331,6 +335,17 @@ func TestRolloutIsAddedOnce(t *testing.T) {
 	}
 	if _, err := rollout("2.1"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("unknown rollout: %v", err)
+	}
+	for epoch, want := range [][]store.Decision{{decision}, {}} {
+		if err := db.View(t.Context(), func(tx store.Tx) error {
+			got, err := tx.Decisions(t.Context(), int64(epoch))
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("decisions after epoch %d differ (-want +got):\n%s", epoch, diff)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

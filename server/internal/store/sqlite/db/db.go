@@ -63,6 +63,9 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.getTargetStmt, err = db.PrepareContext(ctx, getTarget); err != nil {
 		return nil, fmt.Errorf("error preparing query GetTarget: %w", err)
 	}
+	if q.insertDecisionStmt, err = db.PrepareContext(ctx, insertDecision); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertDecision: %w", err)
+	}
 	if q.insertEventStmt, err = db.PrepareContext(ctx, insertEvent); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertEvent: %w", err)
 	}
@@ -77,6 +80,9 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	}
 	if q.insertTokenStmt, err = db.PrepareContext(ctx, insertToken); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertToken: %w", err)
+	}
+	if q.listDecisionsAfterStmt, err = db.PrepareContext(ctx, listDecisionsAfter); err != nil {
+		return nil, fmt.Errorf("error preparing query ListDecisionsAfter: %w", err)
 	}
 	if q.listEventsStmt, err = db.PrepareContext(ctx, listEvents); err != nil {
 		return nil, fmt.Errorf("error preparing query ListEvents: %w", err)
@@ -199,6 +205,11 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing getTargetStmt: %w", cerr)
 		}
 	}
+	if q.insertDecisionStmt != nil {
+		if cerr := q.insertDecisionStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertDecisionStmt: %w", cerr)
+		}
+	}
 	if q.insertEventStmt != nil {
 		if cerr := q.insertEventStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing insertEventStmt: %w", cerr)
@@ -222,6 +233,11 @@ func (q *Queries) Close() error {
 	if q.insertTokenStmt != nil {
 		if cerr := q.insertTokenStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing insertTokenStmt: %w", cerr)
+		}
+	}
+	if q.listDecisionsAfterStmt != nil {
+		if cerr := q.listDecisionsAfterStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listDecisionsAfterStmt: %w", cerr)
 		}
 	}
 	if q.listEventsStmt != nil {
@@ -361,11 +377,13 @@ type Queries struct {
 	getRolloutStmt             *sql.Stmt
 	getServiceStmt             *sql.Stmt
 	getTargetStmt              *sql.Stmt
+	insertDecisionStmt         *sql.Stmt
 	insertEventStmt            *sql.Stmt
 	insertFileStmt             *sql.Stmt
 	insertRolloutStmt          *sql.Stmt
 	insertTargetStmt           *sql.Stmt
 	insertTokenStmt            *sql.Stmt
+	listDecisionsAfterStmt     *sql.Stmt
 	listEventsStmt             *sql.Stmt
 	listKernelsOfRoleStmt      *sql.Stmt
 	listKernelsOfSeriesStmt    *sql.Stmt
@@ -402,11 +420,13 @@ func (q *Queries) WithTx(tx *sql.Tx) *Queries {
 		getRolloutStmt:             q.getRolloutStmt,
 		getServiceStmt:             q.getServiceStmt,
 		getTargetStmt:              q.getTargetStmt,
+		insertDecisionStmt:         q.insertDecisionStmt,
 		insertEventStmt:            q.insertEventStmt,
 		insertFileStmt:             q.insertFileStmt,
 		insertRolloutStmt:          q.insertRolloutStmt,
 		insertTargetStmt:           q.insertTargetStmt,
 		insertTokenStmt:            q.insertTokenStmt,
+		listDecisionsAfterStmt:     q.listDecisionsAfterStmt,
 		listEventsStmt:             q.listEventsStmt,
 		listKernelsOfRoleStmt:      q.listKernelsOfRoleStmt,
 		listKernelsOfSeriesStmt:    q.listKernelsOfSeriesStmt,

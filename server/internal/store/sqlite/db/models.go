@@ -4,10 +4,14 @@
 
 package db
 
-type Role struct {
-	Name      string
-	Version   int64
-	ExpiresAt int64
+type Decision struct {
+	Epoch     int64
+	At        int64
+	DecidedBy string
+	Reason    string
+	Vendor    string
+	Version   string
+	State     string
 }
 
 type Rollout struct {

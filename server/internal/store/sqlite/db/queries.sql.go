@@ -215,6 +215,34 @@ func (q *Queries) GetTarget(ctx context.Context, arg GetTargetParams) (GetTarget
 	return i, err
 }
 
+const insertDecision = `-- name: InsertDecision :exec
+INSERT INTO decisions (epoch, at, decided_by, reason, vendor, version, state)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+`
+
+type InsertDecisionParams struct {
+	Epoch     int64
+	At        int64
+	DecidedBy string
+	Reason    string
+	Vendor    string
+	Version   string
+	State     string
+}
+
+func (q *Queries) InsertDecision(ctx context.Context, arg InsertDecisionParams) error {
+	_, err := q.exec(ctx, q.insertDecisionStmt, insertDecision,
+		arg.Epoch,
+		arg.At,
+		arg.DecidedBy,
+		arg.Reason,
+		arg.Vendor,
+		arg.Version,
+		arg.State,
+	)
+	return err
+}
+
 const insertEvent = `-- name: InsertEvent :exec
 INSERT INTO events (machine_id, id, kind, name, version, boot_id, at, received_at, reason, message)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -359,6 +387,42 @@ func (q *Queries) InsertToken(ctx context.Context, arg InsertTokenParams) (int64
 	var id int64
 	err := row.Scan(&id)
 	return id, err
+}
+
+const listDecisionsAfter = `-- name: ListDecisionsAfter :many
+SELECT epoch, at, decided_by, reason, vendor, version, state
+FROM decisions WHERE epoch > ? ORDER BY epoch
+`
+
+func (q *Queries) ListDecisionsAfter(ctx context.Context, epoch int64) ([]Decision, error) {
+	rows, err := q.query(ctx, q.listDecisionsAfterStmt, listDecisionsAfter, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Decision
+	for rows.Next() {
+		var i Decision
+		if err := rows.Scan(
+			&i.Epoch,
+			&i.At,
+			&i.DecidedBy,
+			&i.Reason,
+			&i.Vendor,
+			&i.Version,
+			&i.State,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const listEvents = `-- name: ListEvents :many
@@ -564,19 +628,33 @@ func (q *Queries) ListMachines(ctx context.Context) ([]ListMachinesRow, error) {
 }
 
 const listRoles = `-- name: ListRoles :many
-SELECT name, version, expires_at FROM roles ORDER BY name
+SELECT roles.name, roles.version, roles.expires_at, files.modified_at
+FROM roles JOIN files ON files.role = roles.name AND files.version = roles.version
+ORDER BY roles.name
 `
 
-func (q *Queries) ListRoles(ctx context.Context) ([]Role, error) {
+type ListRolesRow struct {
+	Name       string
+	Version    int64
+	ExpiresAt  int64
+	ModifiedAt int64
+}
+
+func (q *Queries) ListRoles(ctx context.Context) ([]ListRolesRow, error) {
 	rows, err := q.query(ctx, q.listRolesStmt, listRoles)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []Role
+	var items []ListRolesRow
 	for rows.Next() {
-		var i Role
-		if err := rows.Scan(&i.Name, &i.Version, &i.ExpiresAt); err != nil {
+		var i ListRolesRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.Version,
+			&i.ExpiresAt,
+			&i.ModifiedAt,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -1,0 +1,3 @@
+module vulnerable
+
+go 1.26.0
