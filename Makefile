@@ -109,7 +109,7 @@ fmt: $(LINT)/golangci-lint ## Format the code
 
 .PHONY: lint
 lint: $(LINT)/golangci-lint ## Run the linters of .golangci.yml
-	@$(LINT)/golangci-lint run --allow-parallel-runners $(PACKAGES)
+	@CGO_ENABLED=1 $(LINT)/golangci-lint run --allow-parallel-runners $(PACKAGES)
 
 .PHONY: generate
 generate: $(GENERATE)/buf $(SQLC)/sqlc ## Generate code from proto/ and from the server's queries.sql

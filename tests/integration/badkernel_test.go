@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"livepatch/tests/lab"
+
 	"golang.org/x/sys/unix"
 
 	"livepatch/internal/patch"
@@ -20,52 +22,52 @@ import (
 // A kernel that takes no livepatch at all is found out before anything is tried.
 func TestRefreshOnAKernelThatTakesNoLivepatch(t *testing.T) {
 	t.Parallel()
-	m := newClientOn(t, func(k *kernel) { k.write("proc/sys/kernel/ftrace_enabled", "0\n") })
-	one := newModule(1)
+	m := newClientOn(t, func(k *lab.Kernel) { k.Write("proc/sys/kernel/ftrace_enabled", "0\n") })
+	one := lab.NewModule(1)
 	tests := []struct {
 		name, why, next string
 		begin, end      func()
 	}{
 		{
 			"ftrace is disabled", "ftrace is disabled", "sysctl kernel.ftrace_enabled=1",
-			func() { m.kernel.write("proc/sys/kernel/ftrace_enabled", "0\n") },
-			func() { m.kernel.write("proc/sys/kernel/ftrace_enabled", "1\n") },
+			func() { m.Kernel.Write("proc/sys/kernel/ftrace_enabled", "0\n") },
+			func() { m.Kernel.Write("proc/sys/kernel/ftrace_enabled", "1\n") },
 		},
 		{
 			"modules are disabled", "loading of modules is disabled until reboot", "reboot without setting it",
-			func() { m.kernel.write("proc/sys/kernel/modules_disabled", "1\n") },
-			func() { m.kernel.write("proc/sys/kernel/modules_disabled", "0\n") },
+			func() { m.Kernel.Write("proc/sys/kernel/modules_disabled", "1\n") },
+			func() { m.Kernel.Write("proc/sys/kernel/modules_disabled", "0\n") },
 		},
 		{
 			"there is no livepatch support", "kernel has no livepatch support", "CONFIG_LIVEPATCH",
-			func() { m.kernel.remove("sys/kernel/livepatch") },
-			func() { m.kernel.mkdir("sys/kernel/livepatch") },
+			func() { m.Kernel.Remove("sys/kernel/livepatch") },
+			func() { m.Kernel.Mkdir("sys/kernel/livepatch") },
 		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.begin()
 			defer tc.end()
-			m.cli("refresh") // it learns which patches there are
-			m.refuses(t, true, tc.why, tc.next, "refresh")
-			m.wantStatus(one, "checked", "apply-failed")
-			if got := m.kernel.calls(); got != 0 {
+			m.CLI("refresh") // it learns which patches there are
+			m.Refuses(t, true, tc.why, tc.next, "refresh")
+			m.WantStatus(one, "checked", "apply-failed")
+			if got := m.Kernel.Calls(); got != 0 {
 				t.Errorf("%d calls reached the kernel", got)
 			}
 		})
 	}
-	m.ok("refresh")
-	m.wantInForce(one)
+	m.OK("refresh")
+	m.WantInForce(one)
 }
 
 // newClientOn is newClient on a kernel that a test has prepared.
-func newClientOn(t *testing.T, prepare func(k *kernel)) *machine {
+func newClientOn(t *testing.T, prepare func(k *lab.Kernel)) *lab.Machine {
 	t.Helper()
-	s := newService(t)
-	m := newMachine(t, s.pinned())
-	prepare(m.kernel)
-	m.join(s, s.url())
-	m.enable(s)
+	s := lab.NewService(t)
+	m := lab.NewMachine(t, s.Pinned())
+	prepare(m.Kernel)
+	m.Join(s, s.URL())
+	m.Enable(s)
 	return m
 }
 
@@ -73,8 +75,8 @@ func newClientOn(t *testing.T, prepare func(k *kernel)) *machine {
 // service as an event; the module is out, and nothing of it returns at boot.
 func TestRefreshWhenTheKernelRefusesTheModule(t *testing.T) {
 	t.Parallel()
-	m := newClientOn(t, func(k *kernel) { k.set(steering{errno: unix.EPERM}) })
-	one := newModule(1)
+	m := newClientOn(t, func(k *lab.Kernel) { k.Set(lab.Steering{Errno: unix.EPERM}) })
+	one := lab.NewModule(1)
 	tests := []struct {
 		errno     unix.Errno
 		why, next string
@@ -94,155 +96,155 @@ func TestRefreshWhenTheKernelRefusesTheModule(t *testing.T) {
 		{unix.ENOSYS, "kernel has no livepatch support", "CONFIG_LIVEPATCH"},
 		{unix.EIO, "kernel refused the module", "dmesg"},
 	}
-	m.cli("refresh")
+	m.CLI("refresh")
 	for _, tc := range tests {
 		t.Run(unix.ErrnoName(tc.errno), func(t *testing.T) {
-			m.kernel.set(steering{errno: tc.errno})
-			before := m.kernel.calls()
-			wantRefusal(t, m.cli("refresh"), tc.why, tc.next)
-			if got := m.kernel.calls() - before; got != 1 {
+			m.Kernel.Set(lab.Steering{Errno: tc.errno})
+			before := m.Kernel.Calls()
+			lab.WantRefusal(t, m.CLI("refresh"), tc.why, tc.next)
+			if got := m.Kernel.Calls() - before; got != 1 {
 				t.Errorf("%d calls reached the kernel, want 1", got)
 			}
-			m.wantStatus(one, "checked", "apply-failed")
-			if got := m.standing(one.Name); got != "quarantined" {
+			m.WantStatus(one, "checked", "apply-failed")
+			if got := m.Standing(one.Name); got != "quarantined" {
 				t.Errorf("standing = %q, want quarantined", got)
 			}
 		})
 	}
-	if got := m.kernel.insertions(); len(got) != 0 {
+	if got := m.Kernel.Insertions(); len(got) != 0 {
 		t.Errorf("insertions = %v", got)
 	}
-	if r := m.oneShot("-boot"); r.code != 0 || len(m.kernel.insertions()) != 0 {
-		t.Errorf("loader -boot: %v; insertions = %v", r, m.kernel.insertions())
+	if r := m.OneShot("-boot"); r.Code != 0 || len(m.Kernel.Insertions()) != 0 {
+		t.Errorf("loader -boot: %v; insertions = %v", r, m.Kernel.Insertions())
 	}
-	m.kernel.set(steering{})
-	m.ok("refresh") // whose cause is gone
-	m.wantInForce(one)
+	m.Kernel.Set(lab.Steering{})
+	m.OK("refresh") // whose cause is gone
+	m.WantInForce(one)
 }
 
 func TestRefreshWhenSomebodyElseHasTheName(t *testing.T) {
 	t.Parallel()
-	m := newClientOn(t, func(k *kernel) { k.write("sys/module/"+moduleName(1)+"/refcnt", "0\n") })
-	m.cli("refresh")
-	m.refuses(t, true, "another module of that name is loaded", "lsmod", "refresh")
+	m := newClientOn(t, func(k *lab.Kernel) { k.Write("sys/module/"+lab.ModuleName(1)+"/refcnt", "0\n") })
+	m.CLI("refresh")
+	m.Refuses(t, true, "another module of that name is loaded", "lsmod", "refresh")
 }
 
 func TestRefreshDuringSomebodyElsesTransition(t *testing.T) {
 	t.Parallel()
-	m := newClientOn(t, func(k *kernel) {
-		k.write("sys/kernel/livepatch/other/enabled", "1\n")
-		k.write("sys/kernel/livepatch/other/transition", "1\n")
+	m := newClientOn(t, func(k *lab.Kernel) {
+		k.Write("sys/kernel/livepatch/other/enabled", "1\n")
+		k.Write("sys/kernel/livepatch/other/transition", "1\n")
 	})
-	m.cli("refresh")
-	m.refuses(t, true, "another livepatch transition is in progress", "wait for it to end", "refresh")
+	m.CLI("refresh")
+	m.Refuses(t, true, "another livepatch transition is in progress", "wait for it to end", "refresh")
 }
 
 // A transition that does not end is no failure: the user sees that it goes on and
 // what holds it up, and a newer patch waits for it.
 func TestATransitionThatDoesNotEndIsShown(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
-	m := newMachine(t, s.pinned())
-	m.kernel.set(steering{transition: never})
-	m.kernel.addTask(4242, "vhost-4200", "vhost_worker")
-	m.join(s, s.url())
-	m.enable(s)
+	s := lab.NewService(t)
+	m := lab.NewMachine(t, s.Pinned())
+	m.Kernel.Set(lab.Steering{Transition: lab.Never})
+	m.Kernel.AddTask(4242, "vhost-4200", "S (sleeping)")
+	m.Join(s, s.URL())
+	m.Enable(s)
 	start := time.Now()
-	if out := m.ok("refresh"); !strings.Contains(out, "patch is being applied") {
+	if out := m.OK("refresh"); !strings.Contains(out, "patch is being applied") {
 		t.Errorf("refresh printed %q", out)
 	}
 	if took := time.Since(start); took > 50*time.Second {
 		t.Errorf("refresh took %v", took)
 	}
-	m.wantStatus(newModule(1), "checked", "applying")
-	if out := m.ok("status", "--verbose"); !strings.Contains(out, "vhost-4200") || !strings.Contains(out, "vhost_worker") {
+	m.WantStatus(lab.NewModule(1), "checked", "applying")
+	if out := m.OK("status", "--verbose"); !strings.Contains(out, "vhost-4200") || !strings.Contains(out, "S (sleeping)") {
 		t.Errorf("status does not say what holds up the transition:\n%s", out)
 	}
-	if got := m.standing(newModule(1).Name); got != "inserting" {
+	if got := m.Standing(lab.NewModule(1).Name); got != "inserting" {
 		t.Errorf("standing = %q, want inserting", got)
 	}
-	s.publish(newModule(2))
-	m.cli("refresh")
-	m.refuses(t, true, "another livepatch transition is in progress", "wait for it to end", "refresh")
+	s.Publish(lab.NewModule(2))
+	m.CLI("refresh")
+	m.Refuses(t, true, "another livepatch transition is in progress", "wait for it to end", "refresh")
 
-	m.kernel.set(steering{})
-	eventually(t, "transition ends", func() bool { return len(m.inForce()) == 1 })
-	m.ok("refresh")
-	m.wantInForce(newModule(2))
+	m.Kernel.Set(lab.Steering{})
+	lab.Eventually(t, "transition ends", func() bool { return len(m.InForce()) == 1 })
+	m.OK("refresh")
+	m.WantInForce(lab.NewModule(2))
 }
 
 // A machine runs a kernel that the repository has nothing for.
 func TestRefreshOnAKernelWithoutPatches(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
+	s := lab.NewService(t)
 	t.Run("another release", func(t *testing.T) {
-		m := newMachine(t, s.pinned())
-		m.kernel.write("proc/sys/kernel/osrelease", "6.1.0-54-amd64\n")
-		m.join(s, s.url())
-		m.enable(s)
-		if out := m.ok("refresh"); !strings.Contains(out, "nothing to apply") {
+		m := lab.NewMachine(t, s.Pinned())
+		m.Kernel.Write("proc/sys/kernel/osrelease", "6.1.0-54-amd64\n")
+		m.Join(s, s.URL())
+		m.Enable(s)
+		if out := m.OK("refresh"); !strings.Contains(out, "nothing to apply") {
 			t.Errorf("refresh printed %q", out)
 		}
 		if got := supported(t, m); got != "unsupported" {
 			t.Errorf("status says %q, want unsupported", got)
 		}
-		m.wantInForce()
+		m.WantInForce()
 	})
 	t.Run("another build of the same release", func(t *testing.T) {
-		m := newMachine(t, s.pinned())
-		m.kernel.setBuildID(otherBuildID)
-		m.join(s, s.url())
-		m.enable(s)
-		m.cli("refresh")
-		before := m.footprint(true)
-		r := m.cli("refresh")
-		if want := "the patches for kernel " + release + " are for another build of it"; r.code != 1 || !strings.Contains(r.stderr, want) || !strings.Contains(r.stderr, "hint: install the kernel package") {
+		m := lab.NewMachine(t, s.Pinned())
+		m.Kernel.SetBuildID(lab.OtherBuildID)
+		m.Join(s, s.URL())
+		m.Enable(s)
+		m.CLI("refresh")
+		before := m.Footprint(true)
+		r := m.CLI("refresh")
+		if want := "the patches for kernel " + lab.Release + " are for another build of it"; r.Code != 1 || !strings.Contains(r.Stderr, want) || !strings.Contains(r.Stderr, "hint: install the kernel package") {
 			t.Errorf("refresh: %v", r)
 		}
-		wantSame(t, before, m.footprint(true))
+		lab.WantSame(t, before, m.Footprint(true))
 		if got := supported(t, m); got != "unsupported" {
 			t.Errorf("status says %q, want unsupported", got)
 		}
-		m.wantInForce()
+		m.WantInForce()
 	})
 }
 
 // supported returns what status says of the kernel.
-func supported(t *testing.T, m *machine) string {
+func supported(t *testing.T, m *lab.Machine) string {
 	t.Helper()
 	var s struct{ Status []struct{ Supported string } }
-	must(t, json.Unmarshal([]byte(m.ok("status", "--format", "json")), &s))
+	lab.Must(t, json.Unmarshal([]byte(m.OK("status", "--format", "json")), &s))
 	return s.Status[0].Supported
 }
 
 // What is no livepatch for the kernel that its description names is not signed.
 func TestPublishingWhatDoesNotFit(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
-	good := newModule(2)
+	s := lab.NewService(t)
+	good := lab.NewModule(2)
 	tests := map[string]struct {
 		content   []byte
 		why, next string
 	}{
-		"a module that is not a livepatch": {elfFile("name="+good.Name, "vermagic="+release+" SMP"), "module is not a livepatch", `MODULE_INFO(livepatch, "Y")`},
-		"a module for another release":     {livepatch(good.Name, "6.1.0-54-amd64"), "another kernel", "headers of the kernel"},
-		"a module with another name":       {livepatch("lkp_other", release), "", ""},
-		"a module that ends early":         {good.content[:len(good.content)-100], "", "copy the file again"},
+		"a module that is not a livepatch": {lab.ElfFile("name="+good.Name, "vermagic="+lab.Release+" SMP"), "module is not a livepatch", `MODULE_INFO(livepatch, "Y")`},
+		"a module for another release":     {lab.Livepatch(good.Name, "6.1.0-54-amd64"), "another kernel", "headers of the kernel"},
+		"a module with another name":       {lab.Livepatch("lkp_other", lab.Release), "", ""},
+		"a module that ends early":         {good.Content[:len(good.Content)-100], "", "copy the file again"},
 		"a module of 65 MB":                {make([]byte, 65<<20), "larger than allowed", ""},
 		"something that is no module":      {[]byte("#!/bin/sh\n"), "", "the .ko that the build made"},
 	}
-	must(t, os.WriteFile(s.path("patch.json"), good.description(t), 0o644))
+	lab.Must(t, os.WriteFile(s.Path("patch.json"), good.Description(t), 0o644))
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), good.Name+".ko")
-			must(t, os.WriteFile(file, tc.content, 0o644))
-			before := s.publisher("list").stdout
-			r := s.publisher("add", file, "-vendor", vendor, "-description", s.path("patch.json"), "-build-id", buildID)
-			if r.code != 1 || r.stdout != "" || !strings.HasPrefix(r.stderr, "livepatch-publish: error: cannot ") ||
-				!strings.Contains(r.stderr, tc.why) || !strings.Contains(r.stderr, tc.next) || !strings.Contains(r.stderr, "livepatch-publish: hint: ") {
+			lab.Must(t, os.WriteFile(file, tc.content, 0o644))
+			before := s.Publisher("list").Stdout
+			r := s.Publisher("add", file, "-vendor", lab.Vendor, "-description", s.Path("patch.json"), "-build-id", lab.BuildID)
+			if r.Code != 1 || r.Stdout != "" || !strings.HasPrefix(r.Stderr, "livepatch-publish: error: cannot ") ||
+				!strings.Contains(r.Stderr, tc.why) || !strings.Contains(r.Stderr, tc.next) || !strings.Contains(r.Stderr, "livepatch-publish: hint: ") {
 				t.Errorf("add: %v\nwant %q and %q", r, tc.why, tc.next)
 			}
-			if after := s.publisher("list").stdout; after != before {
+			if after := s.Publisher("list").Stdout; after != before {
 				t.Errorf("the repository has changed:\n%s", after)
 			}
 		})
@@ -253,13 +255,13 @@ func TestPublishingWhatDoesNotFit(t *testing.T) {
 // answers.
 func TestRefreshWithAWrongClock(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
-	f := newHonestFront(t, s)
-	m := newMachine(t, s.pinned())
-	m.join(s, f.url)
-	m.ok("enable", s.token())
-	m.ok("refresh")
-	m.accepts(newModule(1))
+	s := lab.NewService(t)
+	f := lab.NewHonestFront(t, s)
+	m := lab.NewMachine(t, s.Pinned())
+	m.Join(s, f.URL)
+	m.OK("enable", s.Token())
+	m.OK("refresh")
+	m.Accepts(lab.NewModule(1))
 	// Another clock in the service is another clock in the machine, seen from here.
 	serviceTime := func(ahead time.Duration) func(string, *http.Response) {
 		return func(_ string, res *http.Response) {
@@ -274,39 +276,39 @@ func TestRefreshWithAWrongClock(t *testing.T) {
 		"it is two days ahead":  {-48 * time.Hour, "this machine's clock is 2 days ahead of the service's"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f.set(serviceTime(tc.ahead))
-			defer f.set(nil)
-			m.refuses(t, true, tc.why, "set the clock", "refresh")
-			m.wantInForce(newModule(1))
+			f.Set(serviceTime(tc.ahead))
+			defer f.Set(nil)
+			m.Refuses(t, true, tc.why, "set the clock", "refresh")
+			m.WantInForce(lab.NewModule(1))
 		})
 	}
-	m.ok("refresh")
+	m.OK("refresh")
 }
 
 // A clock that was set back does not make the loader believe again what has
 // expired: time has passed that it remembers.
 func TestAClockThatWasSetBackDoesNotReviveExpiredFiles(t *testing.T) {
 	t.Parallel()
-	one, two := newModule(1), newModule(2)
-	repo := newRepository(time.Now(), one, two)
-	m := newMachine(t, repo.pinned())
-	c := m.client()
-	mustApply(t, c, repo, one, applied)
-	m.loader.kill()
+	one, two := lab.NewModule(1), lab.NewModule(2)
+	repo := lab.NewRepository(time.Now(), one, two)
+	m := lab.NewMachine(t, repo.Pinned())
+	c := m.Client()
+	lab.MustApply(t, c, repo, one, applied)
+	m.Loader.Kill()
 	var trust map[string]any
-	b, err := os.ReadFile(m.path("loader/trust.json"))
-	must(t, err)
-	must(t, json.Unmarshal(b, &trust))
+	b, err := os.ReadFile(m.Path("loader/trust.json"))
+	lab.Must(t, err)
+	lab.Must(t, json.Unmarshal(b, &trust))
 	trust["Time"] = time.Now().Add(48 * time.Hour).UTC().Format(time.RFC3339)
 	b, err = json.Marshal(trust)
-	must(t, err)
-	must(t, os.WriteFile(m.path("loader/trust.json"), b, 0o600))
-	before := m.footprint(true)
-	if _, err := apply(t, c, repo.opening(two), two.content); !errors.Is(err, patch.ErrExpired) {
+	lab.Must(t, err)
+	lab.Must(t, os.WriteFile(m.Path("loader/trust.json"), b, 0o600))
+	before := m.Footprint(true)
+	if _, err := lab.Apply(t, c, repo.Opening(two), two.Content); !errors.Is(err, patch.ErrExpired) {
 		t.Errorf("apply = %v, want %v", err, patch.ErrExpired)
 	}
-	wantSame(t, before, m.footprint(true))
-	if got := len(m.kernel.insertions()); got != 1 {
+	lab.WantSame(t, before, m.Footprint(true))
+	if got := len(m.Kernel.Insertions()); got != 1 {
 		t.Errorf("insertions = %d, want 1", got)
 	}
 }

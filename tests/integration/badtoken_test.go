@@ -6,38 +6,40 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"livepatch/tests/lab"
 )
 
 func TestEnableWithABadToken(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
-	m := newMachine(t, s.pinned())
-	m.join(s, s.url())
+	s := lab.NewService(t)
+	m := lab.NewMachine(t, s.Pinned())
+	m.Join(s, s.URL())
 
-	expired := s.token("-expires", "1ms")
-	revoked := s.token("-note", "to be revoked")
-	s.admin("token", "revoke", tokenID(t, s, "to be revoked"))
+	expired := s.Token("-expires", "1ms")
+	revoked := s.Token("-note", "to be revoked")
+	s.Admin("token", "revoke", tokenID(t, s, "to be revoked"))
 	time.Sleep(2 * time.Millisecond)
 	tests := map[string]struct{ token, why, next string }{
 		"a token that nobody made":      {"0123456789abcdef0123456789abcdef", "the service does not know the token", "get a token from the service"},
 		"a token that has expired":      {expired, "the token has expired", "get a new token"},
 		"a token that was revoked":      {revoked, "the token has been revoked", "get a new token"},
 		"a token that is a file name":   {"/root/token", "the service does not know the token", "get a token from the service"},
-		"a publisher's token":           {s.admin("publisher-token", "create"), "the service does not know the token", "get a token from the service"},
+		"a publisher's token":           {s.Admin("publisher-token", "create"), "the service does not know the token", "get a token from the service"},
 		"a token that is much too long": {strings.Repeat("x", 8000), "the service does not know the token", "get a token from the service"},
 	}
 	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) { m.refuses(t, true, tc.why, tc.next, "enable", tc.token) })
+		t.Run(name, func(t *testing.T) { m.Refuses(t, true, tc.why, tc.next, "enable", tc.token) })
 	}
-	if r := m.cli("status"); r.code != 1 || !strings.Contains(r.stderr, "Machine is not enabled") {
+	if r := m.CLI("status"); r.Code != 1 || !strings.Contains(r.Stderr, "Machine is not enabled") {
 		t.Errorf("status after that: %v", r)
 	}
 }
 
 // tokenID returns the id of the token with a note.
-func tokenID(t *testing.T, s *service, note string) string {
+func tokenID(t *testing.T, s *lab.Service, note string) string {
 	t.Helper()
-	for line := range strings.Lines(s.admin("token", "list")) {
+	for line := range strings.Lines(s.Admin("token", "list")) {
 		if strings.Contains(line, note) {
 			return strings.Fields(line)[0]
 		}
@@ -49,19 +51,19 @@ func tokenID(t *testing.T, s *service, note string) string {
 // The token that enrolled a machine is revoked while the machine is out there.
 func TestARevokedMachineKeepsItsPatchAndSaysWhatToDo(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
-	m := newMachine(t, s.pinned())
-	m.join(s, s.url())
-	m.ok("enable", s.token("-note", "lost"))
-	m.ok("refresh")
-	m.accepts(newModule(1))
+	s := lab.NewService(t)
+	m := lab.NewMachine(t, s.Pinned())
+	m.Join(s, s.URL())
+	m.OK("enable", s.Token("-note", "lost"))
+	m.OK("refresh")
+	m.Accepts(lab.NewModule(1))
 
-	s.admin("token", "revoke", tokenID(t, s, "lost"))
-	m.refuses(t, true, "the token has been revoked", "get a new token", "refresh")
-	m.wantInForce(newModule(1))
-	m.wantStatus(newModule(1), "check-failed", "applied")
+	s.Admin("token", "revoke", tokenID(t, s, "lost"))
+	m.Refuses(t, true, "the token has been revoked", "get a new token", "refresh")
+	m.WantInForce(lab.NewModule(1))
+	m.WantStatus(lab.NewModule(1), "check-failed", "applied")
 
-	m.ok("enable", s.token()) // without disabling first
-	m.ok("refresh")
-	m.wantStatus(newModule(1), "checked", "applied")
+	m.OK("enable", s.Token()) // without disabling first
+	m.OK("refresh")
+	m.WantStatus(lab.NewModule(1), "checked", "applied")
 }

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"livepatch/tests/lab"
+
 	"livepatch/internal/patch"
 	api "livepatch/internal/service"
 	loaderv1 "livepatch/proto/loader/v1"
@@ -47,16 +49,16 @@ func upTo(d *rand.Rand, most time.Duration) time.Duration {
 // wantNeverOlder fails the test if a module got in that is older than one that
 // was in before, unless the machine was rebooted in between: then the accepted
 // one returns.
-func (m *machine) wantNeverOlder(reboots []int) {
-	m.t.Helper()
+func wantNeverOlder(t *testing.T, m *lab.Machine, reboots []int) {
+	t.Helper()
 	last := 0
-	for i, in := range m.kernel.insertions() {
+	for i, in := range m.Kernel.Insertions() {
 		if slices.Contains(reboots, i) {
 			last = 0
 		}
 		got := numberOf(in.Name)
 		if got < last {
-			m.t.Errorf("insertion %d is %s, older than the one before (%d)", i, in.Name, last)
+			t.Errorf("insertion %d is %s, older than the one before (%d)", i, in.Name, last)
 		}
 		last = max(last, got)
 	}
@@ -77,23 +79,23 @@ func numberOf(name string) int {
 func TestKillTheLoaderAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	d := dice(t)
-	repo := newRepository(time.Now())
-	m := newMachine(t, repo.pinned())
-	m.idle = 30 * time.Second
-	c := m.client()
+	repo := lab.NewRepository(time.Now())
+	m := lab.NewMachine(t, repo.Pinned())
+	m.Idle = 30 * time.Second
+	c := m.Client()
 	var accepted uint64 // sequence of the last patch that the loader said it had accepted
 	var reboots []int
 	killed, cut := 0, 0
 	for n := 1; killed < kills && n < 4*kills; n++ {
-		m.kernel.set(steering{before: upTo(d, 4*time.Millisecond), after: upTo(d, 4*time.Millisecond), transition: upTo(d, 8*time.Millisecond)})
-		patch := newModule(n)
-		repo.add(patch)
+		m.Kernel.Set(lab.Steering{Before: upTo(d, 4*time.Millisecond), After: upTo(d, 4*time.Millisecond), Transition: upTo(d, 8*time.Millisecond)})
+		patch := lab.NewModule(n)
+		repo.Add(patch)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
 			defer cancel()
-			if _, err := applyWith(ctx, c, repo.opening(patch), patch.content); err != nil {
+			if _, err := lab.ApplyWith(ctx, c, repo.Opening(patch), patch.Content); err != nil {
 				cut++
 				return
 			}
@@ -102,74 +104,74 @@ func TestKillTheLoaderAtAnyMoment(t *testing.T) {
 			}
 		}()
 		time.Sleep(upTo(d, 40*time.Millisecond))
-		if m.loader.kill() {
+		if m.Loader.Kill() {
 			killed++
 		}
 		<-done
-		m.wantJournalKnowsKernel()
-		m.wantAccepted(accepted)
+		wantJournalKnowsKernel(t, m)
+		wantAccepted(t, m, accepted)
 		if n%8 == 0 { // a power cut, and one more kill while the machine boots
-			m.reboot(false)
-			reboots = append(reboots, len(m.kernel.insertions()))
-			m.bootUntilItWorks(d, accepted)
+			m.Reboot(false)
+			reboots = append(reboots, len(m.Kernel.Insertions()))
+			bootUntilItWorks(t, m, d, accepted)
 		}
 	}
 	if killed < kills || cut < kills/8 {
 		t.Errorf("the loader was killed %d times, %d of them while it applied a patch", killed, cut)
 	}
-	m.wantNeverOlder(reboots)
+	wantNeverOlder(t, m, reboots)
 
-	m.kernel.set(steering{})
-	last := newModule(1000)
-	repo.add(last)
-	eventually(t, "newest patch is in force", func() bool {
-		_, err := apply(t, c, repo.opening(last), last.content)
+	m.Kernel.Set(lab.Steering{})
+	last := lab.NewModule(1000)
+	repo.Add(last)
+	lab.Eventually(t, "newest patch is in force", func() bool {
+		_, err := lab.Apply(t, c, repo.Opening(last), last.Content)
 		if err != nil && !errors.Is(err, patch.ErrBusy) && strings.Contains(err.Error(), "rpc error") {
 			t.Logf("apply = %v", err)
 		}
 		return err == nil
 	})
-	m.wantInForce(last)
-	if got := m.kernel.modules(); len(got) != 1 {
+	m.WantInForce(last)
+	if got := m.Kernel.Modules(); len(got) != 1 {
 		t.Errorf("modules = %q, want what was replaced unloaded", got)
 	}
-	if temporary, _ := filepath.Glob(m.path("loader/*tmp*")); len(temporary) > 0 {
+	if temporary, _ := filepath.Glob(m.Path("loader/*tmp*")); len(temporary) > 0 {
 		t.Errorf("the loader left %q", temporary)
 	}
 }
 
 // wantAccepted fails the test if the journal has no accepted patch of at least
 // that sequence.
-func (m *machine) wantAccepted(least uint64) {
-	m.t.Helper()
+func wantAccepted(t *testing.T, m *lab.Machine, least uint64) {
+	t.Helper()
 	var newest uint64
-	for _, e := range m.journal().Entries {
+	for _, e := range m.Journal().Entries {
 		if e.Standing == "accepted" || e.Standing == "inserting" && e.Proven {
 			newest = max(newest, e.Sequence)
-			if _, err := os.Stat(m.path("loader/store/" + e.Digest.String())); err != nil {
-				m.t.Errorf("accepted patch %s is not in the store: %v", e.Name, err)
+			if _, err := os.Stat(m.Path("loader/store/" + e.Digest.String())); err != nil {
+				t.Errorf("accepted patch %s is not in the store: %v", e.Name, err)
 			}
 		}
 	}
 	if newest < least {
-		m.t.Errorf("newest accepted patch is %d, the loader had accepted %d", newest, least)
+		t.Errorf("newest accepted patch is %d, the loader had accepted %d", newest, least)
 	}
 }
 
 // bootUntilItWorks runs the loader as at boot, kills it a few times, and fails
 // the test unless at the end what was accepted is in force.
-func (m *machine) bootUntilItWorks(d *rand.Rand, accepted uint64) {
-	m.t.Helper()
+func bootUntilItWorks(t *testing.T, m *lab.Machine, d *rand.Rand, accepted uint64) {
+	t.Helper()
 	for range 3 {
-		p := start(m.t, loaderBin, m.loaderCommand("-boot"), m.loader.log)
+		p := lab.Start(t, lab.LoaderBin, m.LoaderCommand("-boot"), m.Loader.Log)
 		time.Sleep(upTo(d, 30*time.Millisecond))
-		p.kill()
-		m.wantAccepted(accepted)
+		p.Kill()
+		wantAccepted(t, m, accepted)
 	}
-	if r := m.oneShot("-boot"); r.code != 0 {
-		m.t.Fatalf("loader -boot: %v", r)
+	if r := m.OneShot("-boot"); r.Code != 0 {
+		t.Fatalf("loader -boot: %v", r)
 	}
-	eventually(m.t, "accepted patch is in force", func() bool { return accepted == 0 || len(m.inForce()) == 1 })
+	lab.Eventually(t, "accepted patch is in force", func() bool { return accepted == 0 || len(m.InForce()) == 1 })
 }
 
 // The agent is killed at any moment of fetching and applying. It always starts
@@ -177,68 +179,68 @@ func (m *machine) bootUntilItWorks(d *rand.Rand, accepted uint64) {
 func TestKillTheAgentAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	d := dice(t)
-	s := newService(t)
-	f := newHonestFront(t, s)
-	repo := newRepository(time.Now())
-	var all []module
+	s := lab.NewService(t)
+	f := lab.NewHonestFront(t, s)
+	repo := lab.NewRepository(time.Now())
+	var all []lab.Module
 	publish := func() {
-		m := newModule(len(all) + 1)
+		m := lab.NewModule(len(all) + 1)
 		all = append(all, m)
-		repo.add(m)
-		repo.list(all...)
-		f.serve(repo)
+		repo.Add(m)
+		repo.List(all...)
+		f.Serve(repo)
 	}
 	publish()
-	m := newMachine(t, repo.pinned())
-	m.join(s, f.url)
-	token := s.token()
+	m := lab.NewMachine(t, repo.Pinned())
+	m.Join(s, f.URL)
+	token := s.Token()
 	for range 8 { // first at any moment of being enabled
 		done := make(chan struct{})
-		go func() { defer close(done); m.cli("enable", token) }()
+		go func() { defer close(done); m.CLI("enable", token) }()
 		time.Sleep(upTo(d, 60*time.Millisecond))
-		m.agent.kill()
+		m.Agent.Kill()
 		<-done
-		m.switchOn()
+		m.SwitchOn()
 	}
-	m.cli("enable", token)
-	before, err := os.ReadFile(m.path("agent/machine-token"))
-	must(t, err)
+	m.CLI("enable", token)
+	before, err := os.ReadFile(m.Path("agent/machine-token"))
+	lab.Must(t, err)
 	cut := 0
 	for range kills {
 		publish()
-		m.kernel.set(steering{before: upTo(d, 10*time.Millisecond), transition: upTo(d, 20*time.Millisecond)})
+		m.Kernel.Set(lab.Steering{Before: upTo(d, 10*time.Millisecond), Transition: upTo(d, 20*time.Millisecond)})
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			if m.cli("refresh").code != 0 {
+			if m.CLI("refresh").Code != 0 {
 				cut++
 			}
 		}()
 		time.Sleep(upTo(d, 120*time.Millisecond))
-		m.agent.kill()
+		m.Agent.Kill()
 		if d.IntN(4) == 0 {
-			m.loader.kill()
+			m.Loader.Kill()
 		}
 		<-done
-		m.wantJournalKnowsKernel()
-		m.switchOn()
+		wantJournalKnowsKernel(t, m)
+		m.SwitchOn()
 	}
 	if cut < kills/8 {
 		t.Errorf("the agent was killed during a refresh %d times only", cut)
 	}
-	if after, err := os.ReadFile(m.path("agent/machine-token")); err != nil || string(after) != string(before) {
+	if after, err := os.ReadFile(m.Path("agent/machine-token")); err != nil || string(after) != string(before) {
 		t.Errorf("machine token = %q, %v, want %q", after, err, before)
 	}
-	m.kernel.set(steering{})
-	eventually(t, "newest patch is in force", func() bool {
-		m.cli("refresh")
-		got := m.inForce()
+	m.Kernel.Set(lab.Steering{})
+	lab.Eventually(t, "newest patch is in force", func() bool {
+		m.CLI("refresh")
+		got := m.InForce()
 		return len(got) == 1 && got[0] == all[len(all)-1].Name
 	})
-	m.wantNeverOlder(nil)
-	m.wantStatus(all[len(all)-1], "checked", "applied")
+	wantNeverOlder(t, m, nil)
+	m.WantStatus(all[len(all)-1], "checked", "applied")
 	for _, dir := range []string{"agent", "agent/cache", "agent/cache/metadata", "agent/cache/blobs"} {
-		if left, _ := filepath.Glob(m.path(dir + "/*tmp*")); len(left) > 0 {
+		if left, _ := filepath.Glob(m.Path(dir + "/*tmp*")); len(left) > 0 {
 			t.Errorf("the agent left %q", left)
 		}
 	}
@@ -250,11 +252,11 @@ func TestKillTheAgentAtAnyMoment(t *testing.T) {
 func TestKillTheServerAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	d := dice(t)
-	s := newService(t)
-	m := newClient(t, s)
-	m.ok("refresh")
-	token := s.token()
-	s.sign(newModule(2)) // waits to be pushed
+	s := lab.NewService(t)
+	m := lab.NewClient(t, s)
+	m.OK("refresh")
+	token := s.Token()
+	s.Sign(lab.NewModule(2)) // waits to be pushed
 	var enrolled []string
 	var versions map[string]float64
 	for i := range kills {
@@ -267,22 +269,22 @@ func TestKillTheServerAtAnyMoment(t *testing.T) {
 				mu.Unlock()
 			}
 		})
-		work.Go(func() { m.cli("refresh") })
+		work.Go(func() { m.CLI("refresh") })
 		decision := []string{"halt", "resume"}[i%2]
 		work.Go(func() { // it waits for the server to sign, and is killed over it, too
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			_ = program(ctx, 0, nil, adminBin, "-dir", s.path("server"), "rollout", decision, vendor, "1.1").Run()
+			_ = lab.Program(ctx, 0, nil, lab.AdminBin, "-dir", s.Path("server"), "rollout", decision, lab.Vendor, "1.1").Run()
 		})
 		if i%10 == 5 {
 			work.Go(func() {
-				s.publisher("push", "-server", s.url(), "-ca", s.path("server/tls/ca.crt"), "-token-file", s.path("publisher-token"))
+				s.Publisher("push", "-server", s.URL(), "-ca", s.Path("server/tls/ca.crt"), "-token-file", s.Path("publisher-token"))
 			})
 		}
 		time.Sleep(upTo(d, 100*time.Millisecond))
-		s.server.kill()
+		s.Server.Kill()
 		work.Wait()
-		s.start()
+		s.Start()
 		now := onlineVersions(t, s)
 		for role, was := range versions {
 			if now[role] < was {
@@ -299,15 +301,15 @@ func TestKillTheServerAtAnyMoment(t *testing.T) {
 			t.Errorf("a machine that was enrolled is answered with %d", code)
 		}
 	}
-	s.push()
-	s.admin("rollout", "list")
-	m.ok("refresh")
-	m.wantInForce(newModule(2))
+	s.Push()
+	s.Admin("rollout", "list")
+	m.OK("refresh")
+	m.WantInForce(lab.NewModule(2))
 }
 
 // request sends a request of a machine.
-func request(s *service, method, path, token string, body any) (*http.Response, []byte, error) {
-	client := s.httpClient()
+func request(s *lab.Service, method, path, token string, body any) (*http.Response, []byte, error) {
+	client := s.HTTPClient()
 	defer client.CloseIdleConnections()
 	var r io.Reader
 	if body != nil {
@@ -317,7 +319,7 @@ func request(s *service, method, path, token string, body any) (*http.Response, 
 		}
 		r = strings.NewReader(string(b))
 	}
-	req, err := http.NewRequest(method, s.url()+path, r)
+	req, err := http.NewRequest(method, s.URL()+path, r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -333,9 +335,9 @@ func request(s *service, method, path, token string, body any) (*http.Response, 
 }
 
 // enrol enrols a made-up machine and returns its token.
-func enrol(s *service, token string, n int) (string, error) {
+func enrol(s *lab.Service, token string, n int) (string, error) {
 	res, b, err := request(s, http.MethodPost, api.PathMachines, token, api.EnrolRequest{
-		MachineID: fmt.Sprintf("%032x", n+1), Version: "test", Facts: api.Facts{Kernel: running, BootID: "boot"},
+		MachineID: fmt.Sprintf("%032x", n+1), Version: "test", Facts: api.Facts{Kernel: lab.Running, BootID: "boot"},
 	})
 	if err != nil {
 		return "", err
@@ -348,20 +350,20 @@ func enrol(s *service, token string, n int) (string, error) {
 }
 
 // checkIn checks in and returns the status of the answer.
-func checkIn(t *testing.T, s *service, token string) int {
+func checkIn(t *testing.T, s *lab.Service, token string) int {
 	t.Helper()
 	res, _, err := request(s, http.MethodPost, api.PathCheckIn, token, api.CheckIn{
-		Version: "test", Facts: api.Facts{Kernel: running, BootID: "boot"},
+		Version: "test", Facts: api.Facts{Kernel: lab.Running, BootID: "boot"},
 	})
-	must(t, err)
+	lab.Must(t, err)
 	return res.StatusCode
 }
 
 // onlineVersions returns the versions of timestamp and snapshot that are served.
-func onlineVersions(t *testing.T, s *service) map[string]float64 {
+func onlineVersions(t *testing.T, s *lab.Service) map[string]float64 {
 	t.Helper()
 	_, b, err := request(s, http.MethodGet, "/tuf/metadata/timestamp.json", "", nil)
-	must(t, err)
+	lab.Must(t, err)
 	var file struct {
 		Signed struct {
 			Version float64

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"livepatch/tests/lab"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,27 +41,27 @@ func stranger(socket string) int {
 
 func TestAnotherUserIsRefusedByTheLoaderAndLogged(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, newRepository(time.Now()).pinned())
-	who := strangerUID
-	if !root {
-		who, m.serves = m.uid, m.uid+1
+	m := lab.NewMachine(t, lab.NewRepository(time.Now()).Pinned())
+	who := lab.StrangerUID
+	if !lab.AsRoot {
+		who, m.Serves = m.UID, m.UID+1
 	}
 	ask := func() string {
-		cmd := program(t.Context(), who, []string{"LIVEPATCH_TEST_STRANGER=" + m.path("loader.sock")}, selfBin)
-		return runToEnd(t, cmd).stdout
+		cmd := lab.Program(t.Context(), who, []string{"LIVEPATCH_TEST_STRANGER=" + m.Path("loader.sock")}, lab.SelfBin)
+		return lab.RunToEnd(t, cmd).Stdout
 	}
-	if root { // the socket's mode alone keeps others out
+	if lab.AsRoot { // the socket's mode alone keeps others out
 		if got := ask(); !strings.Contains(got, "permission denied") {
 			t.Errorf("stranger at a socket of mode 0600 got: %s", got)
 		}
 	}
-	must(t, os.Chmod(m.path("loader.sock"), 0o666)) // and if it were open, the loader would
+	lab.Must(t, os.Chmod(m.Path("loader.sock"), 0o666)) // and if it were open, the loader would
 	if got := ask(); !strings.Contains(got, fmt.Sprint(who)) || !strings.Contains(got, "code = Unavailable") {
 		t.Errorf("stranger at an open socket got: %s", got)
 	}
 	want := fmt.Sprintf(`level=WARN msg="Refused connection" peer_uid=%d`, who)
-	eventually(t, "loader logs "+want, func() bool { return strings.Contains(m.loader.log.String(), want) })
-	if got := m.kernel.calls(); got != 0 {
+	lab.Eventually(t, "loader logs "+want, func() bool { return strings.Contains(m.Loader.Log.String(), want) })
+	if got := m.Kernel.Calls(); got != 0 {
 		t.Errorf("%d calls reached the kernel", got)
 	}
 }
@@ -68,23 +70,23 @@ func TestAnotherUserIsRefusedByTheLoaderAndLogged(t *testing.T) {
 // Whatever it sends, the loader stays up for the next request and nothing gets in.
 func TestLoaderWithstands(t *testing.T) {
 	t.Parallel()
-	one := newModule(1)
-	repo := newRepository(time.Now(), one)
+	one := lab.NewModule(1)
+	repo := lab.NewRepository(time.Now(), one)
 	piece := func(b []byte) *loaderv1.ApplyRequest {
 		return &loaderv1.ApplyRequest{Part: &loaderv1.ApplyRequest_Module{Module: b}}
 	}
 	first := func(o *loaderv1.Opening) *loaderv1.ApplyRequest {
 		return &loaderv1.ApplyRequest{Part: &loaderv1.ApplyRequest_Opening{Opening: o}}
 	}
-	manyRoots := repo.opening(one)
-	manyRoots.Roots = slices.Repeat([][]byte{repo.pinned()}, 65)
-	longWait := repo.opening(one)
+	manyRoots := repo.Opening(one)
+	manyRoots.Metadata.Roots = slices.Repeat([][]byte{repo.Pinned()}, 65)
+	longWait := repo.Opening(one)
 	longWait.Wait = durationpb.New(11 * time.Minute)
-	backwards := repo.opening(one)
+	backwards := repo.Opening(one)
 	backwards.Wait = durationpb.New(-time.Second)
 	endless := func(yield func(*loaderv1.ApplyRequest) bool) {
 		b := make([]byte, 64<<10)
-		for n := yield(first(repo.opening(one))); n && yield(piece(b)); {
+		for n := yield(first(repo.Opening(one))); n && yield(piece(b)); {
 		}
 	}
 	tests := map[string]struct {
@@ -94,26 +96,26 @@ func TestLoaderWithstands(t *testing.T) {
 		"a stream without an opening":       {slices.Values([]*loaderv1.ApplyRequest{piece([]byte("x"))}), patch.ErrInvalid},
 		"a stream with nothing in it":       {slices.Values([]*loaderv1.ApplyRequest{}), patch.ErrInvalid},
 		"a message with nothing in it":      {slices.Values([]*loaderv1.ApplyRequest{{}}), patch.ErrInvalid},
-		"two openings":                      {slices.Values([]*loaderv1.ApplyRequest{first(repo.opening(one)), first(repo.opening(one))}), patch.ErrInvalid},
-		"an empty piece of the module":      {slices.Values([]*loaderv1.ApplyRequest{first(repo.opening(one)), piece(nil)}), patch.ErrInvalid},
-		"more than 64 roots":                {slices.Values([]*loaderv1.ApplyRequest{first(manyRoots)}), patch.ErrTooLarge},
+		"two openings":                      {slices.Values([]*loaderv1.ApplyRequest{first(repo.Opening(one)), first(repo.Opening(one))}), patch.ErrInvalid},
+		"an empty piece of the module":      {slices.Values([]*loaderv1.ApplyRequest{first(repo.Opening(one)), piece(nil)}), patch.ErrInvalid},
+		"roots that are known already":      {slices.Values([]*loaderv1.ApplyRequest{first(manyRoots)}), patch.ErrRollback},
 		"a wait of eleven minutes":          {slices.Values([]*loaderv1.ApplyRequest{first(longWait)}), patch.ErrInvalid},
 		"a wait that lies in the past":      {slices.Values([]*loaderv1.ApplyRequest{first(backwards)}), patch.ErrInvalid},
 		"a module that never ends":          {endless, patch.ErrTooLarge},
 		"an opening of nine megabytes":      {slices.Values([]*loaderv1.ApplyRequest{first(&loaderv1.Opening{Bin: make([]byte, 9<<20)})}), nil},
-		"a piece of the module of nine too": {slices.Values([]*loaderv1.ApplyRequest{first(repo.opening(one)), piece(make([]byte, 9<<20))}), nil},
+		"a piece of the module of nine too": {slices.Values([]*loaderv1.ApplyRequest{first(repo.Opening(one)), piece(make([]byte, 9<<20))}), nil},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, repo.pinned())
-			c := m.client()
+			m := lab.NewMachine(t, repo.Pinned())
+			c := m.Client()
 			if _, err := c.Status(t.Context(), &loaderv1.StatusRequest{}); err != nil {
 				t.Fatal(err)
 			}
-			before := m.footprint(true)
+			before := m.Footprint(true)
 			stream, err := c.Apply(t.Context())
-			must(t, err)
+			lab.Must(t, err)
 			for msg := range tc.messages {
 				if err := stream.Send(msg); err != nil {
 					break // the answer has come
@@ -123,10 +125,10 @@ func TestLoaderWithstands(t *testing.T) {
 			if err = rpcerr.FromStatus(err); err == nil || tc.want != nil && !errors.Is(err, tc.want) {
 				t.Errorf("answer = %v, want %v", err, tc.want)
 			}
-			wantSame(t, before, m.footprint(true))
-			mustApply(t, c, repo, one, applied)
-			if m.loader.count() != 1 {
-				t.Errorf("loader was started %d times, want 1", m.loader.count())
+			lab.WantSame(t, before, m.Footprint(true))
+			lab.MustApply(t, c, repo, one, applied)
+			if m.Loader.Count() != 1 {
+				t.Errorf("loader was started %d times, want 1", m.Loader.Count())
 			}
 		})
 	}
@@ -134,18 +136,18 @@ func TestLoaderWithstands(t *testing.T) {
 
 func TestAClientThatStopsInTheMiddleHoldsUpNobodyForLong(t *testing.T) {
 	t.Parallel()
-	one := newModule(1)
-	repo := newRepository(time.Now(), one)
-	m := newMachine(t, repo.pinned())
-	c := m.client()
-	slow := m.client()
+	one := lab.NewModule(1)
+	repo := lab.NewRepository(time.Now(), one)
+	m := lab.NewMachine(t, repo.Pinned())
+	c := m.Client()
+	slow := m.Client()
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
 	stream, err := slow.Apply(ctx)
-	must(t, err)
-	must(t, send(stream, repo.opening(one), one.content[:100]))
-	eventually(t, "the slow client has its turn", func() bool {
-		_, err := apply(t, c, repo.opening(one), one.content)
+	lab.Must(t, err)
+	lab.Must(t, lab.Send(stream, repo.Opening(one), one.Content[:100]))
+	lab.Eventually(t, "the slow client has its turn", func() bool {
+		_, err := lab.Apply(t, c, repo.Opening(one), one.Content)
 		if err == nil {
 			t.Fatal("two clients had their turn at once")
 		}
@@ -155,19 +157,20 @@ func TestAClientThatStopsInTheMiddleHoldsUpNobodyForLong(t *testing.T) {
 		t.Errorf("status meanwhile = %v", err)
 	}
 	hangUp()
-	eventually(t, "the next client has its turn", func() bool {
-		_, err := apply(t, c, repo.opening(one), one.content)
+	lab.Eventually(t, "the next client has its turn", func() bool {
+		_, err := lab.Apply(t, c, repo.Opening(one), one.Content)
 		return err == nil
 	})
 }
 
+// Those that do nothing have to give way to one that does.
 func TestTwoHundredConnectionsDoNotShutTheAgentOut(t *testing.T) {
 	t.Parallel()
-	repo := newRepository(time.Now(), newModule(1))
-	m := newMachine(t, repo.pinned())
+	repo := lab.NewRepository(time.Now(), lab.NewModule(1))
+	m := lab.NewMachine(t, repo.Pinned())
 	var conns []net.Conn
 	for i := range 200 {
-		conn, err := net.Dial("unix", m.path("loader.sock"))
+		conn, err := net.Dial("unix", m.Path("loader.sock"))
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
@@ -177,9 +180,13 @@ func TestTwoHundredConnectionsDoNotShutTheAgentOut(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
-	mustApply(t, m.client(), repo, newModule(1), applied)
+	lab.Eventually(t, "the agent is heard", func() bool {
+		_, err := m.Client().Status(t.Context(), &loaderv1.StatusRequest{})
+		return err == nil
+	})
+	lab.MustApply(t, m.Client(), repo, lab.NewModule(1), applied)
 	for _, conn := range conns {
 		conn.Close()
 	}
-	eventually(t, "loader leaves", func() bool { return !m.loader.running() })
+	lab.Eventually(t, "loader leaves", func() bool { return !m.Loader.Running() })
 }

@@ -11,45 +11,47 @@ import (
 	"testing"
 	"time"
 
+	"livepatch/tests/lab"
+
 	"livepatch/internal/patch"
 )
 
 func TestASecondAgentDoesNotStart(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
-	m := newClient(t, s)
-	m.ok("refresh")
-	m.accepts(newModule(1))
-	before := m.footprint(true)
-	r := runToEnd(t, program(t.Context(), m.uid, nil, agentBin, m.agentArgs()...))
-	want := "canonical-livepatchd: error: cannot start with " + m.path("agent") + ": another agent uses this data folder\n" +
+	s := lab.NewService(t)
+	m := lab.NewClient(t, s)
+	m.OK("refresh")
+	m.Accepts(lab.NewModule(1))
+	before := m.Footprint(true)
+	r := lab.RunToEnd(t, lab.Program(t.Context(), m.UID, nil, lab.AgentBin, m.AgentArgs()...))
+	want := "canonical-livepatchd: error: cannot start with " + m.Path("agent") + ": another agent uses this data folder\n" +
 		"canonical-livepatchd: hint: ask it with: canonical-livepatch status\n"
-	if r.code != 1 || r.stderr != want || r.stdout != "" {
+	if r.Code != 1 || r.Stderr != want || r.Stdout != "" {
 		t.Errorf("second agent: %v\nwant %s", r, want)
 	}
-	wantSame(t, before, m.footprint(true))
-	m.ok("refresh") // the first is none the worse for it
+	lab.WantSame(t, before, m.Footprint(true))
+	m.OK("refresh") // the first is none the worse for it
 }
 
 func TestTheCommandSaysThatTheDaemonIsDown(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, newRepository(time.Now()).pinned())
+	m := lab.NewMachine(t, lab.NewRepository(time.Now()).Pinned())
 	for _, args := range [][]string{{"status"}, {"refresh"}, {"enable", "token"}, {"disable"}, {"config"}} {
-		wantRefusal(t, m.cli(args...), "Connection to the daemon failed", "start it with")
+		lab.WantRefusal(t, m.CLI(args...), "Connection to the daemon failed", "start it with")
 	}
 }
 
 func TestTheAgentDoesNotRunAsRoot(t *testing.T) {
 	t.Parallel()
-	if !root {
+	if !lab.AsRoot {
 		t.Skip("needs root to run the agent as root")
 	}
-	m := newMachine(t, newRepository(time.Now()).pinned())
-	r := runToEnd(t, program(t.Context(), 0, nil, agentBin, m.agentArgs()...))
-	if r.code != 1 || !strings.Contains(r.stderr, "cannot run as root") || !strings.Contains(r.stderr, "hint: start it as a user of its own") {
+	m := lab.NewMachine(t, lab.NewRepository(time.Now()).Pinned())
+	r := lab.RunToEnd(t, lab.Program(t.Context(), 0, nil, lab.AgentBin, m.AgentArgs()...))
+	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot run as root") || !strings.Contains(r.Stderr, "hint: start it as a user of its own") {
 		t.Errorf("agent as root: %v", r)
 	}
-	if files, err := os.ReadDir(m.path("agent")); err != nil || len(files) > 0 {
+	if files, err := os.ReadDir(m.Path("agent")); err != nil || len(files) > 0 {
 		t.Errorf("agent left %v, %v", files, err)
 	}
 }
@@ -57,19 +59,19 @@ func TestTheAgentDoesNotRunAsRoot(t *testing.T) {
 // Two agents that talk to one loader take turns, and one patch gets in once.
 func TestTwoAgentsAtOneLoaderInsertAPatchOnce(t *testing.T) {
 	t.Parallel()
-	one := newModule(1)
-	repo := newRepository(time.Now(), one)
-	m := newMachine(t, repo.pinned())
-	m.kernel.set(steering{before: 20 * time.Millisecond, transition: 20 * time.Millisecond})
-	opening := repo.opening(one)
+	one := lab.NewModule(1)
+	repo := lab.NewRepository(time.Now(), one)
+	m := lab.NewMachine(t, repo.Pinned())
+	m.Kernel.Set(lab.Steering{Before: 20 * time.Millisecond, Transition: 20 * time.Millisecond})
+	opening := repo.Opening(one)
 	var work sync.WaitGroup
 	for range 8 {
-		c := m.client()
+		c := m.Client()
 		work.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
 			defer cancel()
 			for {
-				resp, err := applyWith(ctx, c, opening, one.content)
+				resp, err := lab.ApplyWith(ctx, c, opening, one.Content)
 				switch {
 				case errors.Is(err, patch.ErrBusy):
 					time.Sleep(time.Millisecond)
@@ -84,8 +86,8 @@ func TestTwoAgentsAtOneLoaderInsertAPatchOnce(t *testing.T) {
 		})
 	}
 	work.Wait()
-	m.wantInForce(one)
-	if got := m.kernel.insertions(); len(got) != 1 {
+	m.WantInForce(one)
+	if got := m.Kernel.Insertions(); len(got) != 1 {
 		t.Errorf("insertions = %v, want one", got)
 	}
 }

@@ -20,6 +20,7 @@ import (
 const (
 	maxConns      = 64
 	headerTimeout = 5 * time.Second
+	readTimeout   = 10 * time.Second // headers and body, which also ends the wait for a body that nobody reads
 	idleTimeout   = 30 * time.Second
 	maxHeader     = 32 << 10 // old clients send the token in the URL
 	stopTimeout   = 5 * time.Second
@@ -69,7 +70,7 @@ func (s *Server) Serve(ctx context.Context, l *Listeners) error {
 	public := s.httpServer(s.Public())
 	private := s.httpServer(s.Private())
 	errs := make(chan error, 2)
-	go func() { errs <- public.Serve(netutil.LimitListener(l.public, maxConns)) }()
+	go func() { errs <- public.Serve(netutil.LimitListener(limitPerUser(l.public, maxPerUser), maxConns)) }()
 	go func() { errs <- private.Serve(l.private) }()
 	var err error
 	ended := 0
@@ -102,6 +103,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 		Handler:           h,
 		ConnContext:       connContext,
 		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),

@@ -2,7 +2,6 @@ package klp_test
 
 import (
 	"errors"
-	"livepatch/internal/patch"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"livepatch/internal/patch"
 	"livepatch/loader/internal/klp"
 	loaderv1 "livepatch/proto/loader/v1"
 )

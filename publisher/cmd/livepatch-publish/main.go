@@ -17,32 +17,60 @@ import (
 	"golang.org/x/term"
 
 	"livepatch/publisher/internal/cli"
+	"livepatch/publisher/internal/keys"
+	"livepatch/publisher/internal/sshagent"
+	"livepatch/publisher/internal/token"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Main(ctx, environment(), os.Args[1:])
+	ask := terminal()
+	tokens := &token.Backend{PIN: pin(ask)}
+	code := cli.Main(ctx, environment(ask, tokens), os.Args[1:])
 	stop()
+	if err := tokens.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "livepatch-publish: cannot log out of a token:", err)
+	}
 	os.Exit(code)
+}
+
+// prompter asks the person at the terminal.
+type prompter func(ctx context.Context, prompt string) ([]byte, error)
+
+// pin takes the PIN of a token from the environment, else from the terminal.
+func pin(ask prompter) func(ctx context.Context, key string) ([]byte, error) {
+	return func(ctx context.Context, key string) ([]byte, error) {
+		if s := os.Getenv("LIVEPATCH_PIN"); s != "" {
+			return []byte(s), nil
+		}
+		if ask == nil {
+			return nil, cli.ErrNoPIN
+		}
+		return ask(ctx, "PIN of the token with key "+key+": ")
+	}
 }
 
 // environment is the only place that asks for environment variables and the
 // terminal.
-func environment() cli.Env {
+func environment(ask prompter, tokens *token.Backend) cli.Env {
 	proxy := httpproxy.FromEnvironment().ProxyFunc()
 	return cli.Env{
 		Stdout:     os.Stdout,
 		Stderr:     os.Stderr,
 		Passphrase: os.Getenv("LIVEPATCH_PASSPHRASE"),
-		Ask:        terminal(),
-		Proxy:      func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
-		Now:        time.Now,
+		Ask:        ask,
+		Backends: map[string]keys.Backend{
+			token.Scheme:    tokens,
+			sshagent.Scheme: &sshagent.Backend{Socket: os.Getenv("SSH_AUTH_SOCK")},
+		},
+		Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
+		Now:   time.Now,
 	}
 }
 
 // terminal returns how to ask the person at the terminal, nil if there is none.
 // It is asked directly, so that standard input and output stay free.
-func terminal() func(ctx context.Context, prompt string) ([]byte, error) {
+func terminal() prompter {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return nil

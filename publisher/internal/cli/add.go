@@ -48,6 +48,8 @@ unpatchable:                  # optional: replaces the kernel's list
 // addFlags are what "add" is told about a module.
 type addFlags struct {
 	vendor, description, vmlinuz, buildID string
+	provenance, builder                   string
+	sources                               []string
 }
 
 func (a *app) addCommand() *cobra.Command {
@@ -59,6 +61,9 @@ func (a *app) addCommand() *cobra.Command {
 read from the module, the build-id from the kernel image; without --vmlinuz and
 --build-id it is that of the patches published for this kernel before.
 
+How the module was built is published beside it, for people to look up later:
+what --provenance says, or what is known here, with --source and --builder.
+
 The module is called lkp_<vendor>_<kernel>_<flavour>_<version>.ko. The description is YAML:
 
 ` + descriptionHelp,
@@ -68,6 +73,9 @@ The module is called lkp_<vendor>_<kernel>_<flavour>_<version>.ko. The descripti
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.edit(func(r *repo.Repo, ring *keys.Ring) error {
 				addition, err := f.addition(r, args[0])
+				if err == nil {
+					addition.Provenance, err = a.provenance(cmd.Context(), r, ring, f, addition)
+				}
 				if err != nil {
 					return fmt.Errorf("cannot add %q: %w", args[0], err)
 				}
@@ -80,16 +88,25 @@ The module is called lkp_<vendor>_<kernel>_<flavour>_<version>.ko. The descripti
 			})
 		},
 	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *addFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.vendor, "vendor", "", "`name` of the vendor")
 	flags.StringVar(&f.description, "description", "", "`file` that says what the patch is for (YAML)")
 	flags.StringVar(&f.vmlinuz, "vmlinuz", "", "kernel image `file` to read the build-id from")
 	flags.StringVar(&f.buildID, "build-id", "", "build-id of vmlinux in `hex`adecimal")
+	flags.StringVar(&f.provenance, "provenance", "", "`file` that says how the module was built: an in-toto statement with SLSA provenance v1 in a DSSE envelope, signed by a key of the vendor (default: one is made)")
+	flags.StringVar(&f.builder, "builder", "", "`URI` of what built the module, for the provenance that is made (default: the key that signs)")
+	flags.StringArrayVar(&f.sources, "source", nil, "what the module was built from, for the provenance that is made, `URI=ALGORITHM:HEX` (can be repeated)")
 	cmd.MarkFlagsMutuallyExclusive("vmlinuz", "build-id")
+	cmd.MarkFlagsMutuallyExclusive("provenance", "builder")
+	cmd.MarkFlagsMutuallyExclusive("provenance", "source")
 	for _, name := range []string{"vendor", "description"} {
 		cobra.CheckErr(cmd.MarkFlagRequired(name))
 	}
-	return cmd
 }
 
 func (a *app) printAdded(added repo.Added, m patch.Module) {

@@ -21,11 +21,19 @@ import (
 	"livepatch/publisher/internal/kernelimage"
 	"livepatch/publisher/internal/keys"
 	"livepatch/publisher/internal/module"
+	"livepatch/publisher/internal/provenance"
 	"livepatch/publisher/internal/push"
 	"livepatch/publisher/internal/repo"
+	"livepatch/publisher/internal/request"
+	"livepatch/publisher/internal/sign"
+	"livepatch/publisher/internal/sshagent"
+	"livepatch/publisher/internal/token"
 )
 
 const program = "livepatch-publish"
+
+// ErrNoPIN reports that there is nobody to ask for the PIN of a token.
+var ErrNoPIN = errors.New("there is no terminal to ask for the PIN on")
 
 var errUsage = errors.New("cannot understand the command line")
 
@@ -39,6 +47,8 @@ type Env struct {
 	Ask func(ctx context.Context, prompt string) ([]byte, error)
 	// Proxy chooses a proxy for requests; nil means none.
 	Proxy func(*http.Request) (*url.URL, error)
+	// Backends open keys that are not in files, by the scheme of their URIs.
+	Backends map[string]keys.Backend
 	// Now is the time.
 	Now func() time.Time
 	// Strength of the encryption of new keys; 0 means strong.
@@ -51,6 +61,7 @@ type app struct {
 	repoDir        string
 	keysDir        string
 	passphraseFile string
+	request        string // file for what others have to sign
 }
 
 // Main runs the command and returns its exit code.
@@ -90,10 +101,11 @@ It holds the offline keys, those that decide which module is valid.`,
 	flags.StringVar(&a.repoDir, "repo", ".", "`folder` of the repository")
 	flags.StringVar(&a.keysDir, "keys", "", "`folder` of the key files (default REPO/keys)")
 	flags.StringVar(&a.passphraseFile, "passphrase-file", "", "`file` with the passphrase of the keys (default: LIVEPATCH_PASSPHRASE, or the terminal)")
+	flags.StringVar(&a.request, "request", "", "`file` for what others have to sign, if a change lacks signatures (default: fail)")
 	root.AddCommand(
 		a.initCommand(), a.vendorCommand(), a.addCommand(), a.kernelCommand(), a.listCommand(), a.showCommand(),
-		a.refreshCommand(), a.verifyCommand(), a.pushCommand(), a.rootCommand(), a.keysCommand(), a.generateCommand(),
-		a.versionCommand(),
+		a.refreshCommand(), a.verifyCommand(), a.pushCommand(), a.rootCommand(), a.targetsCommand(), a.onlineCommand(),
+		a.keysCommand(), a.signCommand(), a.pendingCommand(), a.generateCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -124,9 +136,13 @@ func (a *app) edit(do func(r *repo.Repo, ring *keys.Ring) error) error {
 	if err != nil {
 		return err
 	}
+	r.Defer = a.request != ""
 	ring, err := a.ring()
 	if err == nil {
 		err = do(r, ring)
+	}
+	if errors.Is(err, repo.ErrDeferred) && a.request != "" {
+		err = a.writeRequest(r, a.request)
 	}
 	return errors.Join(err, r.Close())
 }
@@ -164,9 +180,38 @@ var hints = []struct {
 	{errNoBuildID, "give --vmlinuz FILE (of the kernel the module was built for) or --build-id HEX"},
 	{errOtherKernel, "build the module against the headers of the kernel that the description names"},
 	{errUnverified, "undo what changed the files, or take the folder from a backup; do not push it"},
+	{repo.ErrPending, "see it with: " + program + " pending show; end it with: " + program + " pending complete, or discard"},
+	{repo.ErrDeferred, "send the request to somebody who can sign: " + program + " pending show --request FILE"},
+	{repo.ErrNoChange, "a change waits if it was made with --request FILE and lacks signatures"},
+	{repo.ErrKey, "see who may sign with: " + program + " verify, and the names of keys with: " + program + " keys"},
+	{repo.ErrThreshold, "give --threshold N, or more keys with --add"},
+	{errNoChange, "give --remove KEY, --add KEY, --threshold N or --all"},
+	{errNobodySigned, "ask who sent it for its ID, by telephone say, and give --id HEX"},
+	{errOtherID, "do not sign it; ask for the file again"},
+	{errDeclined, "sign with --yes, or type yes, if it is what you want to sign"},
+	{request.ErrTampered, "do not use it; ask for the file again, by another way"},
+	{request.ErrMalformed, "a request is made with: " + program + " --request FILE; an answer with: " + program + " sign"},
+	{request.ErrUnverified, "what it relies on is not in order, or machines could not follow it: " + program + " verify"},
+	{request.ErrOther, "see the change that waits with: " + program + " pending show"},
 	{keys.ErrPassphrase, "each key may have its own passphrase; see the keys with: " + program + " keys"},
 	{keys.ErrExposed, "make it yours alone with: chmod go= FILE; if others may have read it, replace the key"},
-	{keys.ErrMissing, "bring the folder of the keys with --keys; see who must sign with: " + program + " verify"},
+	{keys.ErrScheme, "a place begins with pkcs11: or ssh-agent:; see: " + program + " keys add --help"},
+	{keys.ErrNotFound, "see the keys with: " + program + " keys"},
+	{keys.ErrExists, "give it another name; a key is never written over"},
+	{ErrNoPIN, "put it into a file and name that in the URI, pin-source=file:FILE, or set LIVEPATCH_PIN"},
+	{token.ErrNoCgo, "build it where there is a C compiler: CGO_ENABLED=1 go build ./publisher/cmd/livepatch-publish"},
+	{token.ErrURI, "see the form with: " + program + " keys add --help"},
+	{token.ErrNoKey, "see what the token holds with: pkcs11-tool --list-objects (package opensc); it must be an ed25519 key"},
+	{token.ErrPIN, "do not try too often, or the token locks; nothing was signed"},
+	{sshagent.ErrURI, "see the fingerprints with: ssh-add -l"},
+	{sshagent.ErrKind, "make one with: ssh-keygen -t ed25519"},
+	{errNoSigner, "have somebody who has one make it, and give it with --provenance FILE"},
+	{provenance.ErrMalformed, "see its form at https://slsa.dev/spec/v1.0/provenance"},
+	{provenance.ErrSubject, "give the provenance of this very module"},
+	{provenance.ErrUnsigned, "have a key of the vendor sign it; see who has one with: " + program + " verify"},
+	{provenance.ErrSource, "write it like git+https://example.com/patches=gitCommit:0123456789012345678901234567890123456789"},
+	{sign.ErrAbsent, "plug in the token, or start the agent and add the key to it"},
+	{sign.ErrMissing, "bring the folder of the keys with --keys, or have others sign with --request FILE; see who must with: " + program + " verify"},
 	{module.ErrName, "the kernel tells livepatches apart by name only: name each after what it is for"},
 	{module.ErrNotELF, "give the .ko that the build made, not compressed"},
 	{module.ErrTruncated, "copy the file again"},

@@ -2,12 +2,15 @@ package cli_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +21,8 @@ import (
 
 	"livepatch/internal/elftest"
 	"livepatch/publisher/internal/cli"
+	"livepatch/publisher/internal/keys"
+	"livepatch/publisher/internal/sign"
 )
 
 // TestMain makes the program a command of the transcripts. Its clock stands
@@ -36,11 +41,39 @@ func environment() cli.Env {
 	env := cli.Env{
 		Stdout: os.Stdout, Stderr: os.Stderr, Passphrase: os.Getenv("LIVEPATCH_PASSPHRASE"),
 		Now: func() time.Time { return now }, Strength: encrypted.Legacy,
+		Backends: map[string]keys.Backend{"drawer": drawer{}},
 	}
 	if typed, ok := os.LookupEnv("TYPED"); ok {
 		env.Ask = typist(strings.Split(typed, ","))
 	}
 	return env
+}
+
+// A drawer holds keys that are made of their URIs, unless it is locked: there is
+// a file of that name.
+type drawer struct{}
+
+func (drawer) Open(_ context.Context, name, uri string) (sign.Signer, error) {
+	if _, err := os.Stat("locked"); err == nil {
+		return nil, sign.ErrAbsent
+	}
+	if b, err := os.ReadFile("swapped"); err == nil {
+		uri = string(b)
+	}
+	seed := sha256.Sum256([]byte(uri))
+	return drawn{name, ed25519.NewKeyFromSeed(seed[:])}, nil
+}
+
+// A drawn key came out of a drawer.
+type drawn struct {
+	name    string
+	private ed25519.PrivateKey
+}
+
+func (d drawn) Name() string              { return d.name }
+func (d drawn) Public() ed25519.PublicKey { return d.private.Public().(ed25519.PublicKey) }
+func (d drawn) Sign(_ context.Context, message []byte) ([]byte, error) {
+	return ed25519.Sign(d.private, message), nil
 }
 
 // typist is a person who types these lines at the terminal.
@@ -65,6 +98,7 @@ func TestTranscripts(t *testing.T) {
 			"vmlinuz":   makeVmlinuz,
 			"zeros":     makeZeros,
 			"count":     countFiles,
+			"sed":       substitute,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TODAY", "2026-11-22")
@@ -129,4 +163,15 @@ func countFiles(ts *testscript.TestScript, _ bool, args []string) {
 	if len(entries) != n {
 		ts.Fatalf("%s has %d entries, want %d", args[0], len(entries), n)
 	}
+}
+
+// sed FROM TO PATTERN TEXT writes a copy of a file in which the first match of a
+// pattern is another text.
+func substitute(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0])
+	found := regexp.MustCompile(args[2]).FindString(text)
+	if found == "" {
+		ts.Fatalf("%s has no %s", args[0], args[2])
+	}
+	write(ts, args[1], []byte(strings.Replace(text, found, args[3], 1)))
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,7 +11,6 @@ import (
 
 	"livepatch/publisher/internal/keys"
 	"livepatch/publisher/internal/repo"
-	"livepatch/publisher/internal/sign"
 )
 
 // The offline keys of the repository itself: any two of three sign.
@@ -85,7 +85,7 @@ func (a *app) init(ctx context.Context, online repo.OnlineKeys) error {
 	if err != nil {
 		return err
 	}
-	s := repo.Signers{Threshold: threshold, Online: online}
+	s := repo.Trust{Threshold: threshold, Online: online}
 	if s.Root, err = ensure(ctx, ring, "root"); err != nil {
 		return err
 	}
@@ -101,14 +101,14 @@ func (a *app) init(ctx context.Context, online repo.OnlineKeys) error {
 }
 
 // ensure opens or creates the keys role-1, role-2, ….
-func ensure(ctx context.Context, ring *keys.Ring, role string) ([]sign.Signer, error) {
-	var signers []sign.Signer
+func ensure(ctx context.Context, ring *keys.Ring, role string) ([]ed25519.PublicKey, error) {
+	var all []ed25519.PublicKey
 	for i := range ownKeys {
-		s, err := ring.Ensure(ctx, fmt.Sprintf("%s-%d", role, i+1))
+		k, err := ring.Ensure(ctx, fmt.Sprintf("%s-%d", role, i+1))
 		if err != nil {
 			return nil, err
 		}
-		signers = append(signers, s)
+		all = append(all, k.Key)
 	}
-	return signers, nil
+	return all, nil
 }

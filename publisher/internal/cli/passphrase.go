@@ -22,7 +22,7 @@ func (a *app) ring() (*keys.Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.NewRing(a.store(), ask), nil
+	return keys.NewRing(a.store(), ask, a.Backends), nil
 }
 
 // prompt takes the passphrase from the file, else from the environment, else

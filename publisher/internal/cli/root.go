@@ -10,7 +10,11 @@ import (
 
 func (a *app) rootCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "root", Short: "Manage the root of trust"}
-	cmd.AddCommand(a.rootShowCommand())
+	cmd.AddCommand(
+		a.rootShowCommand(),
+		a.rotateCommand("root", "It is signed by enough of the keys before and enough of the keys after."),
+		a.thresholdCommand("root"),
+	)
 	return cmd
 }
 

@@ -1,14 +1,19 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"livepatch/internal/patch"
+	"livepatch/publisher/internal/provenance"
 	"livepatch/publisher/internal/repo"
 )
 
@@ -20,6 +25,8 @@ type shown struct {
 	Until         string      `json:"until"`
 	Added         string      `json:"added"`
 	Fixes         []patch.Fix `json:"fixes"`
+
+	Provenance *provenance.Summary `json:"provenance,omitempty"`
 }
 
 func (a *app) showCommand() *cobra.Command {
@@ -29,12 +36,12 @@ func (a *app) showCommand() *cobra.Command {
 		Short:   "Show what is signed about a livepatch",
 		Example: "  livepatch-publish --repo R show lkp_Debian_6_1_0_53_amd64_113",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.open()
 			if err != nil {
 				return err
 			}
-			s, err := find(r, args[0])
+			s, err := find(cmd.Context(), r, args[0])
 			if err := errors.Join(err, r.Close()); err != nil {
 				return fmt.Errorf("cannot show %q: %w", args[0], err)
 			}
@@ -49,7 +56,7 @@ func (a *app) showCommand() *cobra.Command {
 }
 
 // find looks for a module by its name or its target.
-func find(r *repo.Repo, name string) (shown, error) {
+func find(ctx context.Context, r *repo.Repo, name string) (shown, error) {
 	all, err := publishedBy(r, "")
 	if err != nil {
 		return shown{}, err
@@ -66,7 +73,14 @@ func find(r *repo.Repo, name string) (shown, error) {
 		if err != nil {
 			return shown{}, err
 		}
-		return describe(p, ix), nil
+		s := describe(p, ix)
+		built, err := r.Provenance(ctx, p.Target)
+		if err == nil {
+			s.Provenance = &built
+		} else if !errors.Is(err, repo.ErrNotFound) {
+			return shown{}, err
+		}
+		return s, nil
 	}
 	return shown{}, repo.ErrNotFound
 }
@@ -103,5 +117,37 @@ func (a *app) printShown(s shown) error {
 	for _, f := range s.Fixes {
 		fmt.Fprintf(w, "fixes:\t%s (%s) %s\n", f.Name, f.Priority, f.Summary)
 	}
+	a.printBuilt(w, s.Provenance)
 	return w.Flush()
+}
+
+// printBuilt says who built a module, from what, and who vouches for that.
+func (a *app) printBuilt(w io.Writer, p *provenance.Summary) {
+	if p == nil {
+		fmt.Fprintln(w, "provenance:\tnone")
+		return
+	}
+	names, err := a.keyNames()
+	if err != nil {
+		a.note("%v", err)
+	}
+	fmt.Fprintf(w, "built by:\t%s (%s)\n", plain(p.Builder), plain(p.BuildType))
+	for _, s := range p.Sources {
+		fmt.Fprintf(w, "built from:\t%s %s\n", plain(s.URI), plain(s.Digest))
+	}
+	signed := "no key that the vendor has now"
+	if len(p.Signed) > 0 {
+		signed = names.join(p.Signed)
+	}
+	fmt.Fprintf(w, "vouched for by:\t%s\n", signed)
+}
+
+// plain shows control characters of what others have written as question marks.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }

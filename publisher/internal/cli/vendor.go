@@ -11,7 +11,11 @@ import (
 
 func (a *app) vendorCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "vendor", Short: "Manage the vendors of livepatches"}
-	cmd.AddCommand(a.vendorAddCommand())
+	cmd.AddCommand(
+		a.vendorAddCommand(),
+		a.rotateCommand("", "Targets, which names the keys of the vendor, is signed, the vendor and all of its bins."),
+		a.thresholdCommand(""),
+	)
 	return cmd
 }
 
@@ -43,7 +47,7 @@ vendor as ID in /etc/os-release.`,
 				if err != nil {
 					return err
 				}
-				if err := r.AddVendor(cmd.Context(), ring, vendor, bits, builder, approver); err != nil {
+				if err := r.AddVendor(cmd.Context(), ring, vendor, bits, builder.Key, approver.Key); err != nil {
 					return err
 				}
 				fmt.Fprintf(a.Stdout, "Added vendor %s with %d bins.\n", vendor, 1<<bits)

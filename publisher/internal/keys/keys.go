@@ -1,5 +1,7 @@
-// Package keys keeps the publisher's private keys: one file each, encrypted
-// with a passphrase (scrypt and NaCl's secretbox), readable by its owner only.
+// Package keys keeps the publisher's keys: one file each, readable by its owner
+// only. A file holds the private half, encrypted with a passphrase (scrypt and
+// NaCl's secretbox); or it says where the private half lies, in a token or an
+// agent; or it is the public half of somebody else's key, to know it by name.
 package keys
 
 import (
@@ -30,6 +32,7 @@ var (
 	ErrExposed    = errors.New("others than the owner have access to it")
 	ErrPassphrase = errors.New("wrong passphrase")
 	ErrCorrupt    = errors.New("key file is damaged")
+	ErrElsewhere  = errors.New("private half of the key is not in its file")
 )
 
 const (
@@ -44,6 +47,30 @@ type Public struct {
 	Name string
 	ID   string // as metadata calls it
 	Key  ed25519.PublicKey
+	Kind Kind
+	At   string // URI of a Foreign key, "" for others
+}
+
+// A Kind says where the private half of a key is.
+type Kind int
+
+// The kinds of keys.
+const (
+	Others    Kind = iota // somebody else has it
+	Encrypted             // in the file
+	Foreign               // in a token or an agent
+)
+
+// String returns the kind in words.
+func (k Kind) String() string {
+	switch k {
+	case Encrypted:
+		return "encrypted file"
+	case Foreign:
+		return "token or agent"
+	default:
+		return "somebody else's"
+	}
 }
 
 // A Key can sign. It implements [sign.Signer]. Printing it in any way prints
@@ -83,12 +110,13 @@ type Store struct {
 	Strength encrypted.KDFParameterStrength
 }
 
-// file is the content of a key file.
+// file is the content of a key file. It has a secret, or a place, or neither.
 type file struct {
 	Name   string          `json:"name"`
 	ID     string          `json:"keyid"`
-	Public string          `json:"public"` // hexadecimal
-	Secret json.RawMessage `json:"secret"` // the seed, encrypted
+	Public string          `json:"public"`           // hexadecimal
+	Secret json.RawMessage `json:"secret,omitempty"` // the seed, encrypted
+	At     string          `json:"at,omitempty"`     // URI, "pkcs11:token=…"
 }
 
 // Create makes a key and writes its file.
@@ -119,7 +147,56 @@ func (s *Store) Create(name string, passphrase []byte) (*Key, error) {
 	if err := s.write(name, b); err != nil {
 		return nil, fmt.Errorf("cannot write key %s: %w", name, err)
 	}
-	return &Key{public: Public{Name: name, ID: id, Key: public}, private: private}, nil
+	return &Key{public: Public{Name: name, ID: id, Key: public, Kind: Encrypted}, private: private}, nil
+}
+
+// Adopt writes down a key whose private half is elsewhere: at a URI, or, if that
+// is empty, with somebody else.
+func (s *Store) Adopt(name string, public ed25519.PublicKey, at string) (Public, error) {
+	if err := patch.CheckWord("the name of a key", name); err != nil {
+		return Public{}, err
+	}
+	id, err := sign.KeyID(public)
+	if err != nil {
+		return Public{}, fmt.Errorf("cannot add key %s: %w", name, err)
+	}
+	b, err := json.Marshal(file{Name: name, ID: id, Public: hex.EncodeToString(public), At: at})
+	if err != nil {
+		return Public{}, fmt.Errorf("cannot encode key %s: %w", name, err)
+	}
+	if err := s.write(name, b); err != nil {
+		return Public{}, fmt.Errorf("cannot write key %s: %w", name, err)
+	}
+	return s.Get(name)
+}
+
+// Get returns the public half of a key. Errors match [ErrNotFound],
+// [ErrExposed] or [ErrCorrupt].
+func (s *Store) Get(name string) (Public, error) {
+	public, _, err := s.read(name)
+	return public, err
+}
+
+// Export returns a key as others may have it: its name and its public half, as
+// [ParsePublic] reads it.
+func (p Public) Export() ([]byte, error) {
+	b, err := json.Marshal(file{Name: p.Name, ID: p.ID, Public: hex.EncodeToString(p.Key)})
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode key %s: %w", p.Name, err)
+	}
+	return append(b, '\n'), nil
+}
+
+// ParsePublic reads what [Public.Export] wrote, on another machine.
+func ParsePublic(b []byte) (Public, error) {
+	public, secret, err := parse("", b)
+	if err != nil {
+		return Public{}, fmt.Errorf("cannot read public key: %w: %w", ErrCorrupt, err)
+	}
+	if len(secret) > 0 || public.At != "" {
+		return Public{}, fmt.Errorf("cannot read public key: %w: it holds more than the public half", ErrCorrupt)
+	}
+	return public, patch.CheckWord("the name of a key", public.Name)
 }
 
 // write creates a file with that content, or leaves nothing behind. It does not
@@ -164,6 +241,9 @@ func (s *Store) Open(name string, passphrase []byte) (*Key, error) {
 	public, secret, err := s.read(name)
 	if err != nil {
 		return nil, err
+	}
+	if public.Kind != Encrypted {
+		return nil, fmt.Errorf("cannot open key %s: %w", name, ErrElsewhere)
 	}
 	seed, err := encrypted.Decrypt(secret, passphrase)
 	if err != nil {
@@ -264,6 +344,7 @@ func (s *Store) checkDir() error {
 	return nil
 }
 
+// parse reads a key file. An empty name stands for any.
 func parse(name string, b []byte) (Public, []byte, error) {
 	if len(b) > maxFile {
 		return Public{}, nil, patch.ErrTooLarge
@@ -280,8 +361,17 @@ func parse(name string, b []byte) (Public, []byte, error) {
 	if err != nil {
 		return Public{}, nil, err
 	}
-	if f.ID != id || f.Name != name {
+	if f.ID != id || name != "" && f.Name != name {
 		return Public{}, nil, fmt.Errorf("it says that it is key %q with ID %q", f.Name, f.ID)
 	}
-	return Public{Name: name, ID: id, Key: public}, f.Secret, nil
+	p := Public{Name: f.Name, ID: id, Key: public, At: f.At}
+	switch {
+	case len(f.Secret) > 0 && f.At != "":
+		return Public{}, nil, errors.New("it has a secret and says that this is elsewhere")
+	case len(f.Secret) > 0:
+		p.Kind = Encrypted
+	case f.At != "":
+		p.Kind = Foreign
+	}
+	return p, f.Secret, nil
 }

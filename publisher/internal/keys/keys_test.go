@@ -210,7 +210,7 @@ func (a *asked) prompt(_ context.Context, key string, created bool) ([]byte, err
 func TestRingAsksOnceForKeysWithTheSamePassphrase(t *testing.T) {
 	s := store(t)
 	first := &asked{answer: passphrase}
-	ring := keys.NewRing(s, first.prompt)
+	ring := keys.NewRing(s, first.prompt, nil)
 	for _, name := range []string{"a", "b", "a"} {
 		if _, err := ring.Ensure(t.Context(), name); err != nil {
 			t.Fatal(err)
@@ -220,14 +220,19 @@ func TestRingAsksOnceForKeysWithTheSamePassphrase(t *testing.T) {
 		t.Errorf("asked for %v, want once, for a new key a", first.times)
 	}
 	again := &asked{answer: passphrase}
-	ring = keys.NewRing(s, again.prompt)
+	ring = keys.NewRing(s, again.prompt, nil)
 	all, err := s.List()
 	if err != nil {
 		t.Fatal(err)
 	}
-	signers, err := ring.Signers(t.Context(), []string{all[0].ID, all[1].ID}, 2)
-	if err != nil || len(signers) != 2 {
-		t.Fatalf("Signers = %v, %v", signers, err)
+	held, err := ring.Held(t.Context(), []string{all[0].ID, all[1].ID})
+	if err != nil || len(held) != 2 || len(again.times) != 0 {
+		t.Fatalf("Held = %v, %v; asked %d times", held, err, len(again.times))
+	}
+	for _, id := range held {
+		if _, err := ring.Signer(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if fmt.Sprint(again.times) != "[a false]" {
 		t.Errorf("asked for %v, want once, for the key a", again.times)
@@ -242,7 +247,7 @@ func TestRingAsksForEachPassphrase(t *testing.T) {
 	}
 	ring := keys.NewRing(s, func(_ context.Context, key string, _ bool) ([]byte, error) {
 		return map[string][]byte{"a": passphrase, "b": []byte("another horse")}[key], nil
-	})
+	}, nil)
 	for _, name := range []string{"a", "b"} {
 		if _, err := ring.Ensure(t.Context(), name); err != nil {
 			t.Errorf("Ensure(%s) = %v", name, err)
@@ -253,16 +258,16 @@ func TestRingAsksForEachPassphrase(t *testing.T) {
 func TestRingRefuses(t *testing.T) {
 	s := store(t)
 	create(t, s, "a")
-	wrong := keys.NewRing(s, (&asked{answer: []byte("wrong horse")}).prompt)
+	wrong := keys.NewRing(s, (&asked{answer: []byte("wrong horse")}).prompt, nil)
 	if _, err := wrong.Ensure(t.Context(), "a"); !errors.Is(err, keys.ErrPassphrase) {
 		t.Errorf("wrong passphrase: %v", err)
 	}
-	short := keys.NewRing(s, (&asked{answer: []byte("horse")}).prompt)
+	short := keys.NewRing(s, (&asked{answer: []byte("horse")}).prompt, nil)
 	if _, err := short.Ensure(t.Context(), "new"); err == nil {
 		t.Error("passphrase of 5 characters for a new key: no error")
 	}
-	right := keys.NewRing(s, (&asked{answer: passphrase}).prompt)
-	if _, err := right.Signers(t.Context(), []string{"no such ID"}, 1); !errors.Is(err, keys.ErrMissing) {
+	right := keys.NewRing(s, (&asked{answer: passphrase}).prompt, nil)
+	if _, err := right.Signer(t.Context(), "no such ID"); !errors.Is(err, keys.ErrNotFound) {
 		t.Errorf("key that is not here: %v", err)
 	}
 }

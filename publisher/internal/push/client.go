@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"livepatch/internal/service"
 )
@@ -63,6 +64,13 @@ type Options struct {
 
 // NewClient returns a client. It does not connect yet.
 func NewClient(o Options) (*Client, error) {
+	if o.Token == "" || strings.ContainsAny(o.Token, " \t\r\n") {
+		return nil, fmt.Errorf("%w: it is empty or has white space in it", ErrToken)
+	}
+	return newClient(o)
+}
+
+func newClient(o Options) (*Client, error) {
 	base, err := url.Parse(strings.TrimSuffix(o.Server, "/"))
 	if err != nil || base.Host == "" || base.Scheme != "https" || base.RawQuery != "" || base.User != nil {
 		return nil, fmt.Errorf("%w: %q, want https://HOST[:PORT]", ErrURL, o.Server)
@@ -70,9 +78,6 @@ func NewClient(o Options) (*Client, error) {
 	roots, err := pool(o.CA)
 	if err != nil {
 		return nil, err
-	}
-	if o.Token == "" || strings.ContainsAny(o.Token, " \t\r\n") {
-		return nil, fmt.Errorf("%w: it is empty or has white space in it", ErrToken)
 	}
 	transport := &http.Transport{
 		Proxy:                 o.Proxy,
@@ -177,7 +182,9 @@ func (c *Client) request(ctx context.Context, method, path string, b *body) (*ht
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	if b == nil {
 		return req, nil
 	}
@@ -213,11 +220,27 @@ type StatusError struct {
 
 // Error implements error.
 func (e *StatusError) Error() string {
-	text := e.Answer.Message
+	text := plain(e.Answer.Message)
 	if text == "" {
 		text = http.StatusText(e.Status)
 	}
 	return fmt.Sprintf("%v: %d: %s", e.condition, e.Status, text)
+}
+
+// plain makes one line of at most 300 bytes of what a service says: it is to be
+// shown on a terminal, and whoever answers may not be who was asked.
+func plain(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "?"))
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > 300 {
+		s = strings.ToValidUTF8(s[:300], "") + "…"
+	}
+	return s
 }
 
 // Unwrap returns the condition.

@@ -13,6 +13,7 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
+	"livepatch/publisher/internal/provenance"
 )
 
 // An Addition is a module to be published, with what is known of its kernel.
@@ -21,6 +22,9 @@ type Addition struct {
 	Content []byte
 	Fixes   []patch.Fix
 	Kernel  KernelFacts
+	// Provenance is how the module was built, as package provenance reads it,
+	// signed by a key of the vendor. It may be empty.
+	Provenance []byte
 }
 
 // KernelFacts are what an index says of its kernel besides its patches. A zero
@@ -48,7 +52,7 @@ func (r *Repo) Add(ctx context.Context, keys Keyring, vendor string, additions [
 	e := r.edit(keys)
 	results := make([]Added, 0, len(additions))
 	for _, a := range additions {
-		added, err := e.add(vendor, a)
+		added, err := e.add(ctx, vendor, a)
 		if err != nil {
 			r.forget()
 			return nil, fmt.Errorf("cannot add module %q: %w", a.Module.Name, err)
@@ -61,7 +65,7 @@ func (r *Repo) Add(ctx context.Context, keys Keyring, vendor string, additions [
 	return results, e.commit(ctx)
 }
 
-func (e *edit) add(vendor string, a Addition) (Added, error) {
+func (e *edit) add(ctx context.Context, vendor string, a Addition) (Added, error) {
 	if err := a.Module.Validate(); err != nil {
 		return Added{}, err
 	}
@@ -88,7 +92,74 @@ func (e *edit) add(vendor string, a Addition) (Added, error) {
 	}
 	ix.Patches = append(ix.Patches, entry(target, a, e.r.now))
 	e.index[patch.IndexPath(vendor, a.Module.Release, a.Module.Arch)] = ix
+	if err := e.putProvenance(ctx, vendor, target, a); err != nil {
+		return Added{}, err
+	}
 	return Added{Target: target}, e.putTarget(vendor, target, a.Content, a.Module)
+}
+
+// putProvenance publishes how a module was built beside it.
+func (e *edit) putProvenance(ctx context.Context, vendor, target string, a Addition) error {
+	if len(a.Provenance) == 0 {
+		return nil
+	}
+	who, err := e.r.authority(vendor)
+	if err != nil {
+		return err
+	}
+	s, err := provenance.Check(ctx, a.Provenance, sha256.Sum256(a.Content), who)
+	if err == nil {
+		err = s.Vouched()
+	}
+	if err != nil {
+		return err
+	}
+	return e.putTarget(vendor, provenance.Path(target), a.Provenance, nil)
+}
+
+// Provenance returns what is known of how a module was built, by its path. The
+// error matches [ErrNotFound] if nothing is.
+func (r *Repo) Provenance(ctx context.Context, module string) (provenance.Summary, error) {
+	vendor, err := patch.VendorOf(module)
+	if err != nil {
+		return provenance.Summary{}, err
+	}
+	path := provenance.Path(module)
+	t, err := r.target(vendor, path)
+	if err != nil {
+		return provenance.Summary{}, err
+	}
+	of, err := r.target(vendor, module)
+	if err != nil {
+		return provenance.Summary{}, err
+	}
+	b, err := r.content(path, t)
+	if err != nil {
+		return provenance.Summary{}, err
+	}
+	who, err := r.authority(vendor)
+	if err != nil {
+		return provenance.Summary{}, err
+	}
+	return provenance.Check(ctx, b, digest(of), who)
+}
+
+// target returns what a vendor's bins say of a path, or an error matching
+// [ErrNotFound].
+func (r *Repo) target(vendor, path string) (*metadata.TargetFiles, error) {
+	bin, err := r.binOf(vendor, path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.load(bin)
+	if err != nil {
+		return nil, err
+	}
+	t, ok := m.Signed.Targets[path]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
+	}
+	return t, nil
 }
 
 func entry(target string, a Addition, now time.Time) patch.IndexEntry {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,19 +31,33 @@ func (k testKey) Sign(_ context.Context, message []byte) ([]byte, error) {
 
 type testRing []testKey
 
-func (r testRing) Signers(_ context.Context, ids []string, n int) ([]sign.Signer, error) {
-	var found []sign.Signer
-	for _, id := range ids {
-		for _, k := range r {
-			if kid, err := sign.KeyID(k.Public()); err == nil && kid == id && len(found) < n {
-				found = append(found, k)
-			}
+func (r testRing) Held(_ context.Context, ids []string) ([]string, error) {
+	var held []string
+	for _, k := range r {
+		if slices.Contains(ids, k.id()) {
+			held = append(held, k.id())
 		}
 	}
-	if len(found) < n {
-		return nil, errors.New("keys are missing")
+	return held, nil
+}
+
+func (r testRing) Signer(_ context.Context, id string) (sign.Signer, error) {
+	for _, k := range r {
+		if k.id() == id {
+			return k, nil
+		}
 	}
-	return found, nil
+	return nil, errors.New("no such key")
+}
+
+func (r testRing) Name(id string) string { return id[:12] }
+
+func (k testKey) id() string {
+	id, err := sign.KeyID(k.Public())
+	if err != nil {
+		panic(err) // the key has the right length
+	}
+	return id
 }
 
 var (
@@ -55,13 +70,14 @@ func testRepo(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	online := OnlineKeys{"snapshot": testKey("s").Public(), "timestamp": testKey("t").Public(), "rollout": testKey("r").Public()}
-	r, err := Create(t.Context(), dir, testNow, Signers{
-		Root: []sign.Signer{testKeys[0], testKeys[1]}, Targets: []sign.Signer{testKeys[2], testKeys[3]}, Threshold: 2, Online: online,
+	r, err := Create(t.Context(), dir, testNow, Trust{
+		Root: []ed25519.PublicKey{testKeys[0].Public(), testKeys[1].Public()}, Targets: []ed25519.PublicKey{testKeys[2].Public(), testKeys[3].Public()},
+		Threshold: 2, Online: online,
 	}, testKeys)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.AddVendor(t.Context(), testKeys, "debian", MinBits, testKeys[4], testKeys[5]); err != nil {
+	if err := r.AddVendor(t.Context(), testKeys, "debian", MinBits, testKeys[4].Public(), testKeys[5].Public()); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Close(); err != nil {
@@ -255,7 +271,7 @@ func TestCreateRefusesAFolderThatIsInUse(t *testing.T) {
 	if err := Free(dir, testNow); !errors.Is(err, ErrExists) {
 		t.Errorf("Free = %v, want ErrExists", err)
 	}
-	if _, err := Create(t.Context(), dir, testNow, Signers{}, testKeys); !errors.Is(err, ErrExists) {
+	if _, err := Create(t.Context(), dir, testNow, Trust{}, testKeys); !errors.Is(err, ErrExists) {
 		t.Errorf("Create = %v, want ErrExists", err)
 	}
 	if err := Free(filepath.Join(dir, "new"), testNow); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"livepatch/internal/patch"
+	"livepatch/publisher/internal/authority"
 	"livepatch/publisher/internal/sign"
 )
 
@@ -42,16 +43,16 @@ func ParseOnlineKeys(written map[string]string) (OnlineKeys, error) {
 	return keys, nil
 }
 
-// Signers are the keys that a new repository trusts.
-type Signers struct {
-	Root      []sign.Signer
-	Targets   []sign.Signer
+// Trust says which keys a new repository trusts.
+type Trust struct {
+	Root      []ed25519.PublicKey
+	Targets   []ed25519.PublicKey
 	Threshold int // of each
 	Online    OnlineKeys
 }
 
 // Create makes a repository in dir, with root and targets signed.
-func Create(ctx context.Context, dir string, now time.Time, s Signers, keys Keyring) (*Repo, error) {
+func Create(ctx context.Context, dir string, now time.Time, s Trust, keys Keyring) (*Repo, error) {
 	r, err := create(ctx, dir, now, s, keys)
 	if err != nil {
 		return nil, fmt.Errorf("cannot create repository %q: %w", dir, err)
@@ -59,7 +60,7 @@ func Create(ctx context.Context, dir string, now time.Time, s Signers, keys Keyr
 	return r, nil
 }
 
-func create(ctx context.Context, dir string, now time.Time, s Signers, keys Keyring) (*Repo, error) {
+func create(ctx context.Context, dir string, now time.Time, s Trust, keys Keyring) (*Repo, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func create(ctx context.Context, dir string, now time.Time, s Signers, keys Keyr
 	return r, nil
 }
 
-func (r *Repo) create(ctx context.Context, s Signers, keys Keyring) error {
+func (r *Repo) create(ctx context.Context, s Trust, keys Keyring) error {
 	if err := r.free(); err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (r *Repo) create(ctx context.Context, s Signers, keys Keyring) error {
 	r.forget()
 
 	e := r.edit(keys)
-	e.root = true
+	e.touch(metadata.ROOT)
 	r.root = metadata.Root()
 	if err := s.trust(r.root); err != nil {
 		return err
@@ -96,7 +97,7 @@ func (r *Repo) create(ctx context.Context, s Signers, keys Keyring) error {
 	if err != nil {
 		return err
 	}
-	e.files[configFile] = func() []byte { return append(b, '\n') }
+	e.files[configFile] = append(b, '\n')
 	return e.commit(ctx)
 }
 
@@ -127,7 +128,7 @@ func Free(dir string, now time.Time) error {
 }
 
 // trust makes the root say who may sign what.
-func (s Signers) trust(root *metadata.Metadata[metadata.RootType]) error {
+func (s Trust) trust(root *authority.Root) error {
 	add := func(role string, threshold int, keys ...ed25519.PublicKey) error {
 		for _, public := range keys {
 			key, err := sign.Key(public)
@@ -142,23 +143,15 @@ func (s Signers) trust(root *metadata.Metadata[metadata.RootType]) error {
 		return nil
 	}
 	return errors.Join(
-		add(metadata.ROOT, s.Threshold, publicKeys(s.Root)...),
-		add(metadata.TARGETS, s.Threshold, publicKeys(s.Targets)...),
+		add(metadata.ROOT, s.Threshold, s.Root...),
+		add(metadata.TARGETS, s.Threshold, s.Targets...),
 		add(metadata.SNAPSHOT, 1, s.Online[metadata.SNAPSHOT]),
 		add(metadata.TIMESTAMP, 1, s.Online[metadata.TIMESTAMP]),
 	)
 }
 
-func publicKeys(signers []sign.Signer) []ed25519.PublicKey {
-	keys := make([]ed25519.PublicKey, 0, len(signers))
-	for _, s := range signers {
-		keys = append(keys, s.Public())
-	}
-	return keys
-}
-
 // delegate appends a role that is alone responsible for the folder of its name.
-func delegate(targets *metadata.Metadata[metadata.TargetsType], role string, threshold int, keys ...ed25519.PublicKey) error {
+func delegate(targets *authority.Targets, role string, threshold int, keys ...ed25519.PublicKey) error {
 	d := targets.Signed.Delegations
 	ids := make([]string, 0, len(keys))
 	for _, public := range keys {
@@ -215,10 +208,10 @@ func (r *Repo) CheckNewVendor(name string, bits int) error {
 	return nil
 }
 
-// AddVendor delegates the folder of that name to a role which both signers sign,
+// AddVendor delegates the folder of that name to a role which both people sign,
 // and makes its 2^bits bins, all empty: a machine that asks for what is not
 // there gets a signed answer.
-func (r *Repo) AddVendor(ctx context.Context, keys Keyring, name string, bits int, builder, approver sign.Signer) error {
+func (r *Repo) AddVendor(ctx context.Context, keys Keyring, name string, bits int, builder, approver ed25519.PublicKey) error {
 	if err := r.CheckNewVendor(name, bits); err != nil {
 		return err
 	}
@@ -227,7 +220,7 @@ func (r *Repo) AddVendor(ctx context.Context, keys Keyring, name string, bits in
 	if err != nil {
 		return err
 	}
-	if err := delegate(targets, name, 2, builder.Public(), approver.Public()); err != nil {
+	if err := delegate(targets, name, 2, builder, approver); err != nil {
 		return err
 	}
 	added := targets.Signed.Delegations.Roles[len(targets.Signed.Delegations.Roles)-1]

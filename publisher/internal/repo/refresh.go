@@ -10,6 +10,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"livepatch/internal/patch"
+	"livepatch/publisher/internal/authority"
 )
 
 // A Refreshed is a role that was signed anew.
@@ -32,21 +33,23 @@ func (r *Repo) Refresh(ctx context.Context, keys Keyring, due func(role string, 
 			continue
 		}
 		if role == metadata.ROOT {
-			e.root = true
+			if _, err := e.editRoot(); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if _, err := e.role(role); err != nil {
 			return nil, err
 		}
 	}
-	done := make([]Refreshed, 0, len(e.changed()))
-	if len(e.changed()) == 0 {
+	done := make([]Refreshed, 0, len(e.roles))
+	if len(e.roles) == 0 {
 		return done, nil
 	}
 	if err := e.commit(ctx); err != nil {
 		return nil, fmt.Errorf("cannot refresh: %w", err)
 	}
-	for _, role := range e.changed() {
+	for _, role := range e.roles {
 		done = append(done, Refreshed{Role: role, Version: r.versions[role], Expires: r.now.Add(r.lifetime(role))})
 	}
 	return done, nil
@@ -87,23 +90,7 @@ func (r *Repo) Roles() []string {
 	for role := range r.versions {
 		roles = append(roles, role)
 	}
-	depth := func(role string) int {
-		switch {
-		case role == metadata.ROOT:
-			return 0
-		case role == metadata.TARGETS:
-			return 1
-		case strings.Contains(role, "-"):
-			return 3
-		}
-		return 2
-	}
-	slices.SortFunc(roles, func(a, b string) int {
-		if d := depth(a) - depth(b); d != 0 {
-			return d
-		}
-		return strings.Compare(a, b)
-	})
+	slices.SortFunc(roles, authority.Compare)
 	return roles
 }
 
@@ -175,7 +162,7 @@ func (r *Repo) TargetFiles(role string, version int64) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := metadata.Targets().FromBytes(b)
+	m, err := parseTargets(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: role %s: %w", ErrCorrupt, role, err)
 	}

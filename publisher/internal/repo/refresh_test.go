@@ -158,8 +158,8 @@ func TestVerifyReportsProblems(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !slices.ContainsFunc(rep.Problems, func(p string) bool { return strings.Contains(p, tc.says) }) {
-				t.Errorf("problems = %q, want one that says %q", rep.Problems, tc.says)
+			if !slices.ContainsFunc(rep.Problems, func(p repo.Problem) bool { return strings.Contains(p.What, tc.says) && p.Do != "" }) {
+				t.Errorf("problems = %v, want one that says %q", rep.Problems, tc.says)
 			}
 		})
 	}

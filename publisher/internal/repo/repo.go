@@ -12,7 +12,6 @@
 package repo
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,7 +30,8 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
-	"livepatch/publisher/internal/sign"
+	"livepatch/publisher/internal/authority"
+	"livepatch/publisher/internal/request"
 )
 
 // Conditions that callers branch on.
@@ -44,13 +44,14 @@ var (
 	ErrNotFound = errors.New("not in the repository")
 	ErrTaken    = errors.New("published already, with other content")
 	ErrSequence = errors.New("sequence number does not grow")
+	ErrPending  = errors.New("a change waits for signatures")
+	ErrDeferred = errors.New("change is kept until others have signed it")
+	ErrForeign  = errors.New("repository is somebody else's")
+	ErrNoChange = errors.New("no change waits for signatures")
 )
 
 // A Keyring finds the keys that a role needs.
-type Keyring interface {
-	// Signers returns n signers whose key IDs are among ids.
-	Signers(ctx context.Context, ids []string, n int) ([]sign.Signer, error)
-}
+type Keyring = request.Keyring
 
 // A Repo is an open repository. Every method sees one moment, the one that
 // Open got, as now. It is used by one goroutine.
@@ -61,8 +62,14 @@ type Repo struct {
 	lock   *os.File
 
 	versions map[string]int64 // newest version of each role
-	loaded   map[string]*metadata.Metadata[metadata.TargetsType]
-	root     *metadata.Metadata[metadata.RootType]
+	loaded   map[string]*authority.Targets
+	root     *authority.Root
+
+	metadataOnly bool // targets are not here, see OpenForeign
+
+	// Defer makes a change that lacks signatures wait for them, see Pending,
+	// instead of failing. The error of the change matches [ErrDeferred] then.
+	Defer bool
 
 	// crash is called before each step of a change that a power cut could
 	// come before. Tests panic in it.
@@ -108,7 +115,11 @@ func open(dir string, now time.Time) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.read(); err != nil {
+	err = r.read()
+	if err == nil {
+		err = r.dropStale()
+	}
+	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
@@ -135,7 +146,12 @@ func lock(dir string, now time.Time) (*Repo, error) {
 }
 
 // Close gives the repository free for others.
-func (r *Repo) Close() error { return r.lock.Close() }
+func (r *Repo) Close() error {
+	if r.lock == nil {
+		return nil // it is not ours
+	}
+	return r.lock.Close()
+}
 
 // read reads the configuration and which files there are.
 func (r *Repo) read() error {
@@ -176,7 +192,7 @@ func parseConfig(b []byte) (config, error) {
 // forget drops what was loaded, after it was changed in vain.
 func (r *Repo) forget() {
 	r.root = nil
-	r.loaded = make(map[string]*metadata.Metadata[metadata.TargetsType])
+	r.loaded = make(map[string]*authority.Targets)
 }
 
 var metadataName = regexp.MustCompile(`^([1-9][0-9]{0,17})\.([a-z][a-z0-9-]*)\.json$`)
@@ -189,7 +205,7 @@ func (r *Repo) listVersions() (map[string]int64, error) {
 	versions := make(map[string]int64)
 	for _, e := range entries {
 		m := metadataName.FindStringSubmatch(e.Name())
-		if m == nil {
+		if m == nil || isOnline(m[2]) {
 			continue
 		}
 		v, err := strconv.ParseInt(m[1], 10, 64)
@@ -240,7 +256,7 @@ func readCapped(name string, limit int64) ([]byte, error) {
 
 // Root returns the newest root, verified by itself: a repository that got
 // another root has one that its keys are not in.
-func (r *Repo) Root() (*metadata.Metadata[metadata.RootType], error) {
+func (r *Repo) Root() (*authority.Root, error) {
 	if r.root != nil {
 		return r.root, nil
 	}
@@ -248,7 +264,7 @@ func (r *Repo) Root() (*metadata.Metadata[metadata.RootType], error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	m, err := metadata.Root().FromBytes(b)
+	m, err := parseRoot(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: root: %w", ErrCorrupt, err)
 	}
@@ -261,7 +277,7 @@ func (r *Repo) Root() (*metadata.Metadata[metadata.RootType], error) {
 
 // load returns the newest version of targets, of a vendor or of a bin, verified
 // by the role above it.
-func (r *Repo) load(role string) (*metadata.Metadata[metadata.TargetsType], error) {
+func (r *Repo) load(role string) (*authority.Targets, error) {
 	if m, ok := r.loaded[role]; ok {
 		return m, nil
 	}
@@ -269,7 +285,7 @@ func (r *Repo) load(role string) (*metadata.Metadata[metadata.TargetsType], erro
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	m, err := metadata.Targets().FromBytes(b)
+	m, err := parseTargets(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: role %s: %w", ErrCorrupt, role, err)
 	}
@@ -289,7 +305,7 @@ func (r *Repo) load(role string) (*metadata.Metadata[metadata.TargetsType], erro
 // verifyPlace checks that a bin holds only what belongs into it. Metadata does
 // not name its role and a vendor's bins share their keys, so that one bin under
 // the name of another has a good signature.
-func (r *Repo) verifyPlace(role string, m *metadata.Metadata[metadata.TargetsType]) error {
+func (r *Repo) verifyPlace(role string, m *authority.Targets) error {
 	vendor, _, ok := strings.Cut(role, "-")
 	if !ok {
 		return nil
@@ -306,8 +322,8 @@ func (r *Repo) verifyPlace(role string, m *metadata.Metadata[metadata.TargetsTyp
 	return nil
 }
 
-func (r *Repo) verifyDelegate(role string, m *metadata.Metadata[metadata.TargetsType]) error {
-	parent := parentOf(role)
+func (r *Repo) verifyDelegate(role string, m *authority.Targets) error {
+	parent := authority.Parent(role)
 	if parent == metadata.ROOT {
 		root, err := r.Root()
 		if err != nil {
@@ -322,20 +338,11 @@ func (r *Repo) verifyDelegate(role string, m *metadata.Metadata[metadata.Targets
 	return above.VerifyDelegate(role, m)
 }
 
-// parentOf returns the one role that delegates to role. Names of vendors have
-// no "-", names of bins have one.
-func parentOf(role string) string {
-	if role == metadata.TARGETS || role == metadata.ROOT {
-		return metadata.ROOT
-	}
-	if vendor, _, ok := strings.Cut(role, "-"); ok {
-		return vendor
-	}
-	return metadata.TARGETS
-}
-
 // lifetime returns how long a role is valid after it was signed.
 func (r *Repo) lifetime(role string) time.Duration {
+	if life := onlineLives[role]; life != 0 {
+		return life
+	}
 	l := r.config.LifetimeDays
 	days := l.Vendor
 	switch {
@@ -367,17 +374,22 @@ func (r *Repo) Vendors() ([]string, error) {
 // bins returns how a vendor's targets are distributed.
 func (r *Repo) bins(vendor string) (*metadata.SuccinctRoles, error) {
 	// A vendor that is being added has no version yet.
-	if r.loaded[vendor] == nil && (r.versions[vendor] == 0 || parentOf(vendor) != metadata.TARGETS) {
+	if r.loaded[vendor] == nil && (r.versions[vendor] == 0 || authority.Parent(vendor) != metadata.TARGETS) {
 		return nil, fmt.Errorf("%w: %q", ErrVendor, vendor)
 	}
 	m, err := r.load(vendor)
 	if err != nil {
 		return nil, err
 	}
-	if d := m.Signed.Delegations; d != nil && d.SuccinctRoles != nil {
-		return d.SuccinctRoles, nil
+	d := m.Signed.Delegations
+	if d == nil || d.SuccinctRoles == nil {
+		return nil, fmt.Errorf("%w: role %s delegates to no bins", ErrCorrupt, vendor)
 	}
-	return nil, fmt.Errorf("%w: role %s delegates to no bins", ErrCorrupt, vendor)
+	// Somebody else's repository must not make us list 2^32 names.
+	if n := d.SuccinctRoles.BitLength; n < 1 || n > MaxBits {
+		return nil, fmt.Errorf("%w: role %s delegates to 2^%d bins, want at most 2^%d", ErrCorrupt, vendor, n, MaxBits)
+	}
+	return d.SuccinctRoles, nil
 }
 
 // binOf returns the role that is responsible for a target of the vendor.
@@ -457,13 +469,13 @@ func (r *Repo) OnlineKeyIDs() (map[string][]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	rollout, _, err := r.authority(patch.RolloutRole)
+	rollout, err := r.authority(patch.RolloutRole)
 	if err != nil {
 		return nil, err
 	}
 	return map[string][]string{
 		metadata.SNAPSHOT:  root.Signed.Roles[metadata.SNAPSHOT].KeyIDs,
 		metadata.TIMESTAMP: root.Signed.Roles[metadata.TIMESTAMP].KeyIDs,
-		patch.RolloutRole:  rollout,
+		patch.RolloutRole:  rollout.IDs,
 	}, nil
 }

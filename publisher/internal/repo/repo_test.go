@@ -28,7 +28,6 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/internal/tuf"
-	"livepatch/publisher/internal/keys"
 	"livepatch/publisher/internal/repo"
 	"livepatch/publisher/internal/sign"
 	"livepatch/publisher/internal/synthetic"
@@ -54,31 +53,47 @@ func (k *memKey) Sign(_ context.Context, message []byte) ([]byte, error) {
 // A memRing holds keys by their ID.
 type memRing map[string]*memKey
 
-func (r memRing) add(names ...string) []sign.Signer {
-	var signers []sign.Signer
+func (r memRing) add(names ...string) []ed25519.PublicKey {
+	var public []ed25519.PublicKey
 	for _, name := range names {
 		k := newKey(name)
-		id, err := sign.KeyID(k.Public())
-		if err != nil {
-			panic(err) // the key has the right length
-		}
-		r[id] = k
-		signers = append(signers, k)
+		r[keyID(k)] = k
+		public = append(public, k.Public())
 	}
-	return signers
+	return public
 }
 
-func (r memRing) Signers(_ context.Context, ids []string, n int) ([]sign.Signer, error) {
-	var found []sign.Signer
+func keyID(k *memKey) string {
+	id, err := sign.KeyID(k.Public())
+	if err != nil {
+		panic(err) // the key has the right length
+	}
+	return id
+}
+
+func (r memRing) remove(names ...string) {
+	for _, name := range names {
+		delete(r, keyID(newKey(name)))
+	}
+}
+
+func (r memRing) Held(_ context.Context, ids []string) ([]string, error) {
+	var held []string
 	for _, id := range ids {
-		if k := r[id]; k != nil && len(found) < n {
-			found = append(found, k)
+		if r[id] != nil {
+			held = append(held, id)
 		}
 	}
-	if len(found) < n {
-		return nil, keys.ErrMissing
+	return held, nil
+}
+
+func (r memRing) Signer(_ context.Context, id string) (sign.Signer, error) { return r[id], nil }
+
+func (r memRing) Name(id string) string {
+	if k := r[id]; k != nil {
+		return k.name
 	}
-	return found, nil
+	return id[:12]
 }
 
 var start = time.Now().UTC().Truncate(time.Second)
@@ -126,7 +141,7 @@ func create(t *testing.T) (dir string, ring memRing) {
 
 func build(dir string, ring memRing) error {
 	ctx := context.Background()
-	r, err := repo.Create(ctx, dir, start, repo.Signers{
+	r, err := repo.Create(ctx, dir, start, repo.Trust{
 		Root:      ring.add("root-1", "root-2", "root-3"),
 		Targets:   ring.add("targets-1", "targets-2", "targets-3"),
 		Threshold: 2,
@@ -137,8 +152,8 @@ func build(dir string, ring memRing) error {
 	if err != nil {
 		return err
 	}
-	signers := ring.add("debian-builder", "debian-approver")
-	return errors.Join(r.AddVendor(ctx, ring, "debian", 8, signers[0], signers[1]), r.Close())
+	public := ring.add("debian-builder", "debian-approver")
+	return errors.Join(r.AddVendor(ctx, ring, "debian", 8, public[0], public[1]), r.Close())
 }
 
 func open(t *testing.T, dir string, now time.Time) *repo.Repo {
@@ -533,12 +548,8 @@ func TestKeysThatAreMissingChangeNothing(t *testing.T) {
 	before := snapshotOf(t, dir)
 	r := open(t, dir, start)
 	defer closeRepo(t, r)
-	for id, k := range ring {
-		if k.name == "debian-approver" {
-			delete(ring, id)
-		}
-	}
-	if _, err := r.Add(t.Context(), ring, "debian", []repo.Addition{livepatch(release, 1)}); !errors.Is(err, keys.ErrMissing) {
+	ring.remove("debian-approver")
+	if _, err := r.Add(t.Context(), ring, "debian", []repo.Addition{livepatch(release, 1)}); !errors.Is(err, sign.ErrMissing) {
 		t.Errorf("Add = %v, want ErrMissing", err)
 	}
 	if !maps.Equal(snapshotOf(t, dir), before) {
@@ -593,12 +604,9 @@ func (s countingSigner) Sign(ctx context.Context, message []byte) ([]byte, error
 	return s.Signer.Sign(ctx, message)
 }
 
-func (r countingRing) Signers(ctx context.Context, ids []string, n int) ([]sign.Signer, error) {
-	signers, err := r.memRing.Signers(ctx, ids, n)
-	for i, s := range signers {
-		signers[i] = countingSigner{s, r.signatures}
-	}
-	return signers, err
+func (r countingRing) Signer(ctx context.Context, id string) (sign.Signer, error) {
+	s, err := r.memRing.Signer(ctx, id)
+	return countingSigner{s, r.signatures}, err
 }
 
 // However many modules are added at once, each bin is signed once, by two.

@@ -3,15 +3,12 @@
 package sign
 
 import (
-	"cmp"
 	"context"
-	"crypto"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io"
 
-	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
@@ -26,8 +23,16 @@ type Signer interface {
 	Sign(ctx context.Context, message []byte) ([]byte, error)
 }
 
-// ErrFaulty reports a signer that returned a signature that does not verify.
-var ErrFaulty = errors.New("signature does not verify with the key's public half")
+// Conditions that callers branch on.
+var (
+	// ErrFaulty reports a signer that returned a signature that does not verify.
+	ErrFaulty = errors.New("signature does not verify with the key's public half")
+	// ErrMissing reports that a role cannot be signed with the keys at hand.
+	ErrMissing = errors.New("not enough of its keys are here")
+	// ErrAbsent reports a key in a token or an agent that is not there now.
+	// Another key may sign in its place.
+	ErrAbsent = errors.New("what holds the key is not there")
+)
 
 // Key returns the public key as it stands in metadata.
 func Key(public ed25519.PublicKey) (*metadata.Key, error) {
@@ -51,41 +56,32 @@ func KeyID(public ed25519.PublicKey) (string, error) {
 // returns it as JSON without white space.
 func Encode[T metadata.Roles](ctx context.Context, meta *metadata.Metadata[T], signers []Signer) ([]byte, error) {
 	meta.ClearSignatures()
+	payload, err := cjson.EncodeCanonical(meta.Signed)
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range signers {
-		a := &adapter{ctx: ctx, Signer: s}
-		if _, err := meta.Sign(a); err != nil {
-			return nil, fmt.Errorf("cannot sign with key %s: %w", s.Name(), cmp.Or(a.err, err))
+		id, err := KeyID(s.Public())
+		if err != nil {
+			return nil, err
 		}
+		sig, err := Message(ctx, s, payload)
+		if err != nil {
+			return nil, fmt.Errorf("cannot sign with key %s: %w", s.Name(), err)
+		}
+		meta.Signatures = append(meta.Signatures, metadata.Signature{KeyID: id, Signature: sig})
 	}
 	return meta.ToBytes(false)
 }
 
-// adapter makes a Signer usable by go-tuf, whose interface has no place for
-// the context.
-type adapter struct {
-	Signer
-	ctx context.Context //nolint:containedctx // lives for one call of Encode
-	err error           // why the signer failed, which go-tuf does not tell
-}
-
-// PublicKey implements [signature.PublicKeyProvider].
-func (a *adapter) PublicKey(...signature.PublicKeyOption) (crypto.PublicKey, error) {
-	return a.Public(), nil
-}
-
-// SignMessage implements [signature.Signer].
-func (a *adapter) SignMessage(message io.Reader, _ ...signature.SignOption) (sig []byte, err error) {
-	defer func() { a.err = err }()
-	b, err := io.ReadAll(message)
+// Message signs a message and checks the signature: one that nobody accepts must
+// be noticed here and not by a fleet.
+func Message(ctx context.Context, s Signer, message []byte) ([]byte, error) {
+	sig, err := s.Sign(ctx, message)
 	if err != nil {
 		return nil, err
 	}
-	sig, err = a.Sign(a.ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	// A signature that nobody accepts must be noticed here and not by a fleet.
-	if !ed25519.Verify(a.Public(), b, sig) {
+	if !ed25519.Verify(s.Public(), message, sig) {
 		return nil, ErrFaulty
 	}
 	return sig, nil

@@ -1,6 +1,4 @@
-//go:build integration
-
-package integration
+package lab
 
 import (
 	"net"
@@ -13,33 +11,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An activator is to the loader what systemd is: it holds the socket, starts the
+// An Activator is to the loader what systemd is: it holds the socket, starts the
 // loader when somebody connects, and again when somebody connects after that one
 // has left or was killed.
-type activator struct {
+type Activator struct {
 	t       *testing.T
 	socket  *os.File
 	command func() *exec.Cmd
-	log     *transcript
+	Log     *Transcript
 
 	mu     sync.Mutex
-	now    *process // nil while nobody is connected
+	now    *Process // nil while nobody is connected
 	starts int
 }
 
 // activate makes a socket at path that belongs to uid and has the mode.
-func activate(t *testing.T, path string, uid int, mode os.FileMode, command func() *exec.Cmd) *activator {
+func activate(t *testing.T, path string, uid int, mode os.FileMode, command func() *exec.Cmd) *Activator {
 	t.Helper()
 	lis, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	must(t, err)
+	Must(t, err)
 	defer lis.Close()
 	lis.SetUnlinkOnClose(false)
-	must(t, os.Chmod(path, mode))
-	must(t, os.Chown(path, uid, -1))
+	Must(t, os.Chmod(path, mode))
+	Must(t, os.Chown(path, uid, -1))
 	socket, err := lis.File()
-	must(t, err)
-	a := &activator{t: t, socket: socket, command: command, log: &transcript{}}
-	showOnFailure(t, loaderBin, a.log)
+	Must(t, err)
+	a := &Activator{t: t, socket: socket, command: command, Log: &Transcript{}}
+	showOnFailure(t, LoaderBin, a.Log)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -47,15 +45,15 @@ func activate(t *testing.T, path string, uid int, mode os.FileMode, command func
 	}()
 	t.Cleanup(func() {
 		close(stop)
-		a.kill()
+		a.Kill()
 		<-stopped
 		socket.Close()
 	})
 	return a
 }
 
-// serve starts loaders, one after the other.
-func (a *activator) serve(stop <-chan struct{}) {
+// Serve starts loaders, one after the other.
+func (a *Activator) serve(stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
@@ -70,7 +68,7 @@ func (a *activator) serve(stop <-chan struct{}) {
 		select {
 		case <-a.now.done:
 		case <-stop:
-			a.kill()
+			a.Kill()
 			return
 		}
 		if a.now.err != nil { // somebody may still wait, for a loader that does not start
@@ -79,17 +77,18 @@ func (a *activator) serve(stop <-chan struct{}) {
 	}
 }
 
-func (a *activator) start() {
+func (a *Activator) start() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	cmd := a.command()
 	// LISTEN_PID is the loader's own, which only its shell knows before it runs.
-	cmd.Args = append([]string{"sh", "-c", `export LISTEN_PID=$$; exec "$0" "$@"`}, cmd.Args...)
+	// The limit is that of the unit.
+	cmd.Args = append([]string{"sh", "-c", `ulimit -n 256; export LISTEN_PID=$$; exec "$0" "$@"`}, cmd.Args...)
 	cmd.Path = "/bin/sh"
 	cmd.Env = append(cmd.Env, "LISTEN_FDS=1")
 	cmd.ExtraFiles = []*os.File{a.socket}
-	p := &process{name: loaderBin, cmd: cmd, log: a.log, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = a.log, a.log
+	p := &Process{name: LoaderBin, cmd: cmd, Log: a.Log, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = a.Log, a.Log
 	if err := cmd.Start(); err != nil {
 		a.t.Errorf("cannot start loader: %v", err)
 		p.err = err
@@ -104,28 +103,48 @@ func (a *activator) start() {
 	a.starts++
 }
 
-// kill is kill -9 for the loader that runs, if one does, and tells whether one
+// Kill is kill -9 for the loader that runs, if one does, and tells whether one
 // did.
-func (a *activator) kill() bool {
+func (a *Activator) Kill() bool {
 	a.mu.Lock()
 	p := a.now
 	a.mu.Unlock()
 	if p == nil || p.ended() {
 		return false
 	}
-	p.kill()
+	p.Kill()
 	return true
 }
 
-// running tells whether there is a root process.
-func (a *activator) running() bool {
+// stop asks the loader that runs, if one does, to end, and waits until it has.
+func (a *Activator) stop() {
+	a.mu.Lock()
+	p := a.now
+	a.mu.Unlock()
+	if p != nil && !p.ended() {
+		_ = p.Stop(a.t) // it may have been killed
+	}
+}
+
+// Running tells whether there is a root process.
+func (a *Activator) Running() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.now != nil && !a.now.ended()
 }
 
-// count returns how many loaders were started.
-func (a *activator) count() int {
+// PID returns the process id of the loader that runs, or ran last; 0 if none has.
+func (a *Activator) PID() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.now == nil || a.now.cmd.Process == nil {
+		return 0
+	}
+	return a.now.cmd.Process.Pid
+}
+
+// Count returns how many loaders were started.
+func (a *Activator) Count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.starts

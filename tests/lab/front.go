@@ -1,6 +1,4 @@
-//go:build integration
-
-package integration
+package lab
 
 import (
 	"bytes"
@@ -29,24 +27,24 @@ import (
 	"time"
 )
 
-// A front stands before a service, under an address of its own and with a
+// A Front stands before a service, under an address of its own and with a
 // certificate of the same authority, as somebody who has taken over a mirror, or
 // the service itself, would. What it changes is up to the test.
-type front struct {
-	url  string
-	sent atomic.Int64 // bytes of bodies
+type Front struct {
+	URL  string
+	Sent atomic.Int64 // bytes of bodies
 
 	mu     sync.Mutex
 	change func(path string, res *http.Response)
 	seen   map[string][]byte // metadata as it came from the service, by role
 }
 
-// newFront starts a front at an address, "127.0.0.1:0", with a certificate that
+// NewFront starts a front at an address, "127.0.0.1:0", with a certificate that
 // is valid at some time.
-func newFront(t *testing.T, s *service, addr string, notBefore, notAfter time.Time) *front {
+func NewFront(t *testing.T, s *Service, addr string, notBefore, notAfter time.Time) *Front {
 	t.Helper()
-	f := &front{seen: map[string][]byte{}}
-	backend := &url.URL{Scheme: "https", Host: s.addr}
+	f := &Front{seen: map[string][]byte{}}
+	backend := &url.URL{Scheme: "https", Host: s.Addr}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(backend)
@@ -66,120 +64,120 @@ func newFront(t *testing.T, s *service, addr string, notBefore, notAfter time.Ti
 				res.Header.Del("ETag")
 				change(res.Request.URL.Path, res)
 			}
-			res.Body = &counting{res.Body, &f.sent}
+			res.Body = &counting{res.Body, &f.Sent}
 			return nil
 		},
-		Transport:    s.httpClient().Transport,
+		Transport:    s.HTTPClient().Transport,
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	lis, err := net.Listen("tcp", addr)
-	must(t, err)
-	srv := &http.Server{Handler: proxy, TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.certificate(notBefore, notAfter)}}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
+	Must(t, err)
+	srv := &http.Server{Handler: proxy, TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.Certificate(notBefore, notAfter)}}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = srv.ServeTLS(lis, "", "") // ends when it is closed
 	}()
 	t.Cleanup(func() { srv.Close(); <-ended })
-	f.url = "https://" + lis.Addr().String()
+	f.URL = "https://" + lis.Addr().String()
 	return f
 }
 
-// httpClient returns a client that trusts the service.
-func (s *service) httpClient() *http.Client {
+// HTTPClient returns a client that trusts the service.
+func (s *Service) HTTPClient() *http.Client {
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(s.ca()))
+	roots.AppendCertsFromPEM([]byte(s.CA()))
 	return &http.Client{
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableCompression: true},
-		Timeout:   patience,
+		Timeout:   Patience,
 	}
 }
 
-// newHonestFront starts a front that changes nothing yet.
-func newHonestFront(t *testing.T, s *service) *front {
+// NewHonestFront starts a front that changes nothing yet.
+func NewHonestFront(t *testing.T, s *Service) *Front {
 	t.Helper()
-	return newFront(t, s, host+":0", time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour))
+	return NewFront(t, s, Host+":0", time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour))
 }
 
-// certificate returns a certificate for host that the service's authority has
+// Certificate returns a certificate for host that the service's authority has
 // signed.
-func (s *service) certificate(notBefore, notAfter time.Time) tls.Certificate {
+func (s *Service) Certificate(notBefore, notAfter time.Time) tls.Certificate {
 	s.t.Helper()
-	ca, err := tls.LoadX509KeyPair(s.path("server/tls/ca.crt"), s.path("server/tls/ca.key"))
-	must(s.t, err)
+	ca, err := tls.LoadX509KeyPair(s.Path("server/tls/ca.crt"), s.Path("server/tls/ca.key"))
+	Must(s.t, err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(s.t, err)
+	Must(s.t, err)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "front"},
-		NotBefore: notBefore, NotAfter: notAfter, IPAddresses: []net.IP{net.ParseIP(host)},
+		NotBefore: notBefore, NotAfter: notAfter, IPAddresses: []net.IP{net.ParseIP(Host)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, ca.Leaf, &key.PublicKey, ca.PrivateKey)
-	must(s.t, err)
+	Must(s.t, err)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// otherAuthority returns the certificate of an authority that signs nothing here.
-func otherAuthority(t *testing.T) string {
+// OtherAuthority returns the certificate of an authority that signs nothing here.
+func OtherAuthority(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	Must(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "somebody else's CA"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	must(t, err)
+	Must(t, err)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// set makes the front change answers; nil makes it honest.
-func (f *front) set(change func(path string, res *http.Response)) {
+// Set makes the front change answers; nil makes it honest.
+func (f *Front) Set(change func(path string, res *http.Response)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.change = change
 }
 
 // record remembers a metadata file.
-func (f *front) record(name string, res *http.Response) {
-	b := body(res)
-	replace(res, b)
+func (f *Front) record(name string, res *http.Response) {
+	b := Body(res)
+	Replace(res, b)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seen[roleOf(name)] = b
 }
 
-// recorded returns the metadata that was served while the front was honest, the
+// Recorded returns the metadata that was served while the front was honest, the
 // last version of each role.
-func (f *front) recorded() map[string][]byte {
+func (f *Front) Recorded() map[string][]byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.seen)
 }
 
-func (f *front) changing() bool {
+func (f *Front) changing() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.change != nil
 }
 
-// body returns the body of an answer.
-func body(res *http.Response) []byte {
+// Body returns the body of an answer.
+func Body(res *http.Response) []byte {
 	b, _ := io.ReadAll(res.Body)
 	res.Body.Close()
 	return b
 }
 
-// replace gives an answer another body.
-func replace(res *http.Response, b []byte) {
+// Replace gives an answer another body.
+func Replace(res *http.Response, b []byte) {
 	res.StatusCode = http.StatusOK
 	res.Body = io.NopCloser(bytes.NewReader(b))
 	res.ContentLength = int64(len(b))
 	res.Header.Set("Content-Length", strconv.Itoa(len(b)))
 }
 
-// inflate gives an answer a body that is as long and means nothing.
-func inflate(res *http.Response, length int64) {
+// Inflate gives an answer a body that is as long and means nothing.
+func Inflate(res *http.Response, length int64) {
 	res.Body = io.NopCloser(io.LimitReader(spaces{}, length))
 	res.ContentLength = length
 	res.Header.Set("Content-Length", strconv.FormatInt(length, 10))
@@ -206,23 +204,28 @@ func (c *counting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// onlineKey reads one of the server's online keys, as somebody who has taken it
+// OnlineKey reads one of the server's online keys, as somebody who has taken it
 // over can.
-func (s *service) onlineKey(role string) crypto.Signer {
+func (s *Service) OnlineKey(role string) crypto.Signer {
 	s.t.Helper()
-	b, err := os.ReadFile(s.path("server/keys/" + role + ".key"))
-	must(s.t, err)
+	b, err := os.ReadFile(s.Path("server/keys/" + role + ".key"))
+	Must(s.t, err)
 	block, _ := pem.Decode(b)
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	must(s.t, err)
+	Must(s.t, err)
 	return key.(crypto.Signer)
 }
 
-// serve makes the front serve the files of a repository in place of those of the
+// Serve makes the front serve the files of a repository in place of those of the
 // service: a test can publish there at no cost.
-func (f *front) serve(r repository) {
+func (f *Front) Serve(r Repository) {
+	f.Set(Serving(r)) //nolint:bodyclose // Serving puts another body in its place
+}
+
+// Serving returns what makes a front serve the files of a repository.
+func Serving(r Repository) func(path string, res *http.Response) {
 	files := r.Files()
-	f.set(func(path string, res *http.Response) {
+	return func(path string, res *http.Response) {
 		var b []byte
 		var err error
 		if name, ok := strings.CutPrefix(path, "/tuf/metadata/"); ok {
@@ -236,9 +239,9 @@ func (f *front) serve(r repository) {
 		} else {
 			return
 		}
-		replace(res, b)
+		Replace(res, b)
 		if err != nil {
 			res.StatusCode = http.StatusNotFound
 		}
-	})
+	}
 }
