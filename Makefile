@@ -21,6 +21,8 @@ LDFLAGS  := -s -w -X livepatch/internal/version.version=$(VERSION) -X livepatch/
 TAGS     := grpcnotrace
 PROGRAMS := $(addprefix ./,$(wildcard agent/cmd/* loader/cmd/* server/cmd/* publisher/cmd/*))
 PACKAGES := ./...
+# PKCS#11 modules are C; without a compiler the publisher is built without them.
+CGO      := $(if $(shell command -v gcc 2>/dev/null),1,0)
 
 # Tools are built once for each version of them and of Go.
 GOVERSION := $(shell go env GOVERSION 2>/dev/null)
@@ -40,16 +42,17 @@ setup: ## Install what the tests need (Debian; root or sudo; quick when nothing 
 	@scripts/setup.sh
 
 .PHONY: build
-build: ## Build the programs into build/bin: static, stamped with the version
+build: ## Build the programs into build/bin, stamped with the version; static but for the publisher
 	@mkdir -p build/bin
-	@go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/bin/ $(PROGRAMS)
+	@go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/bin/ $(filter-out ./publisher/%,$(PROGRAMS))
+	@CGO_ENABLED=$(CGO) go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/bin/ ./publisher/cmd/livepatch-publish
 
 .PHONY: demo
 demo: setup build ## From nothing to a patched kernel in a virtual machine, and back
 	@go run ./tests/vm/demo
 
 .PHONY: check
-check: setup check-static vulncheck build check-unit check-integration check-vm ## Everything that CI runs
+check: setup check-static vulncheck build check-unit check-integration check-attack check-vm ## Everything that CI runs
 
 .PHONY: check-fast
 check-fast: check-static build check-unit ## The part of check that runs no built program and no virtual machine
@@ -70,6 +73,10 @@ check-integration: build $(GOTEST) ## The real programs on a kernel made of file
 check-vm: build $(GOTEST) ## The real programs on a real kernel, under QEMU
 	@$(GOTEST) -tags vm -count=1 -timeout 60m ./tests/vm/...
 
+.PHONY: check-attack
+check-attack: build $(GOTEST) ## The attacks of make attack but for those on a real kernel, which check-vm runs
+	@$(GOTEST) -tags attack -count=1 -parallel 6 -timeout 20m ./tests/attack/...
+
 .PHONY: powercut
 N ?= 200
 powercut: setup ## Cut the power of virtual machines N times while the loader works: make powercut N=20
@@ -80,7 +87,7 @@ powercut: setup ## Cut the power of virtual machines N times while the loader wo
 attack: build $(GOTEST) ## Attack the real programs: a table of what was tried, and what stopped it
 	@go run ./tests/attack/table -begin
 	@status=0; \
-	$(GOTEST) -tags attack -count=1 -timeout 15m ./tests/attack/... || status=$$?; \
+	$(GOTEST) -tags attack -count=1 -parallel 6 -timeout 20m ./tests/attack/... || status=$$?; \
 	$(GOTEST) -tags vm -count=1 -timeout 15m -run '^TestAttack' ./tests/vm || status=$$?; \
 	go run ./tests/attack/table || status=1; \
 	exit $$status

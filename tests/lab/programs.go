@@ -57,9 +57,9 @@ func build(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-o", dir + "/", "./server/cmd/...", "./publisher/cmd/...",
+		{"build", "-trimpath", "-tags", "grpcnotrace", "-o", dir + "/", "./server/cmd/...", "./publisher/cmd/...",
 			"./agent/cmd/canonical-livepatchd", "./agent/cmd/canonical-livepatch"},
-		{"test", "-c", "-trimpath", "-o", filepath.Join(dir, LoaderBin), "./loader/cmd/livepatch-loader"},
+		{"test", "-c", "-trimpath", "-tags", "grpcnotrace", "-o", filepath.Join(dir, LoaderBin), "./loader/cmd/livepatch-loader"},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = top

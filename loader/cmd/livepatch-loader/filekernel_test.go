@@ -26,7 +26,7 @@ import (
 
 // TestMain runs the tests of the package; or, where LIVEPATCH_FILE_KERNEL names
 // the folder of a kernel that is made of files, it is livepatch-loader on that
-// kernel, for tests/integration. Build that without cgo, as the loader is.
+// kernel, for tests/lab. Build that without cgo, as the loader is.
 func TestMain(m *testing.M) {
 	dir := os.Getenv("LIVEPATCH_FILE_KERNEL")
 	if dir == "" {
@@ -59,7 +59,7 @@ type fileKernel struct {
 	conn io.ReadWriter // open before the loader enters its sandbox
 }
 
-// A call is one system call, as tests/integration takes it: a line of JSON. The
+// A call is one system call, as tests/lab takes it: a line of JSON. The
 // answer is a line, too: the errno, 0 for success.
 type call struct {
 	Op     string `json:"op"` // "insert" or "delete"

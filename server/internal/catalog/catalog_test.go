@@ -280,6 +280,12 @@ var refusals = map[string]refusal{
 		}
 		return []string{"debian-0"}
 	}, catalog.ErrUntrusted, "holds version 9"},
+	"root with a key of no length": {func(r *tuftest.Repo) []string {
+		for _, key := range r.AddRoot().Signed["keys"].(tuftest.Object) {
+			key.(tuftest.Object)["keyval"] = tuftest.Object{"public": ""}
+		}
+		return []string{"root"}
+	}, catalog.ErrUntrusted, "is not 32 bytes"},
 	"root that skips a version": {func(r *tuftest.Repo) []string {
 		r.AddRoot().Bump()
 		return []string{"root"}

@@ -172,6 +172,10 @@ func (p *proposal) verifyRoots(ctx context.Context) (*rootMeta, error) {
 // checkRoot verifies a root by the one before it, nil for the first, and by
 // itself.
 func (p *proposal) checkRoot(last, next *rootMeta) error {
+	// Before signatures: go-tuf 2.4.2 panics at an ed25519 key of another length.
+	if err := checkKeys(metadata.ROOT, next.Signed.Keys); err != nil {
+		return err
+	}
 	if last != nil {
 		if err := last.VerifyDelegate(metadata.ROOT, next); err != nil {
 			return refuse(metadata.ROOT, "%v", err)
@@ -182,9 +186,6 @@ func (p *proposal) checkRoot(last, next *rootMeta) error {
 	}
 	if !next.Signed.ConsistentSnapshot {
 		return refuse(metadata.ROOT, "consistent snapshots are off")
-	}
-	if err := checkKeys(metadata.ROOT, next.Signed.Keys); err != nil {
-		return err
 	}
 	if len(next.Signed.Roles) != len(metadata.TOP_LEVEL_ROLE_NAMES) {
 		return refuse(metadata.ROOT, "it has other roles than root, targets, snapshot and timestamp")
