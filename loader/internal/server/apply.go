@@ -203,7 +203,7 @@ func (s *Server) withdraw(ctx context.Context) (names []string, err error) {
 		}
 		serr = s.Klp.Settled(e.Name)
 		if serr == nil {
-			serr = s.remove(ctx, e)
+			serr = s.remove(ctx, e, false)
 		}
 		if serr == nil {
 			names = append(names, e.Name)
@@ -213,11 +213,11 @@ func (s *Server) withdraw(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
-// remove takes a livepatch out of the kernel and out of the store, and unless
-// that is because it was revoked, those with it that would return at boot.
-func (s *Server) remove(ctx context.Context, e journal.Entry) error {
+// remove takes a livepatch out of the kernel and out of the store, and with it, if
+// forGood, those that would return at boot.
+func (s *Server) remove(ctx context.Context, e journal.Entry, forGood bool) error {
 	for _, other := range s.Journal.All() {
-		if other.Name != e.Name && (other.Standing != journal.Accepted || e.Rollout == patch.Revoked) {
+		if other.Name != e.Name && (!forGood || other.Standing != journal.Accepted) {
 			continue
 		}
 		// Written first: if the machine goes down now, it must not come back.

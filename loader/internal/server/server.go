@@ -152,7 +152,7 @@ func (s *Server) Update(ctx context.Context, req *loaderv1.UpdateRequest) (*load
 
 // Remove implements [loaderv1.LoaderServiceServer].
 func (s *Server) Remove(ctx context.Context, req *loaderv1.RemoveRequest) (*loaderv1.RemoveResponse, error) {
-	lp, err := s.changeOne(ctx, "remove", req.GetName(), s.remove)
+	lp, err := s.changeOne(ctx, "remove", req.GetName(), func(ctx context.Context, e journal.Entry) error { return s.remove(ctx, e, true) })
 	return &loaderv1.RemoveResponse{Livepatch: lp}, err
 }
 
