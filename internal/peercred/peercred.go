@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
@@ -29,8 +30,8 @@ func (Info) AuthType() string { return "peercred" }
 
 // FromConn returns who connected to c, which must be a unix socket.
 func FromConn(c net.Conn) (Info, error) {
-	uc, ok := c.(*net.UnixConn)
-	if !ok {
+	uc, ok := c.(syscall.Conn)
+	if !ok || c.LocalAddr().Network() != "unix" {
 		return Info{}, fmt.Errorf("cannot identify peer of a %T", c)
 	}
 	raw, err := uc.SyscallConn()
@@ -59,6 +60,30 @@ func FromContext(ctx context.Context) (Info, bool) {
 	return info, ok
 }
 
+// Limit returns a listener that leaves connections in the kernel's queue while n
+// are open, those being refused among them: however fast they come, they do not
+// use up the file descriptors of the process. l is that of a unix socket.
+func Limit(l net.Listener, n int) net.Listener {
+	return limited{l, make(chan struct{}, n)}
+}
+
+type limited struct {
+	net.Listener
+	open chan struct{} // a token for each connection
+}
+
+// Accept implements [net.Listener].
+func (l limited) Accept() (net.Conn, error) {
+	l.open <- struct{}{}
+	release := sync.OnceFunc(func() { <-l.open })
+	c, err := l.Listener.Accept()
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return conn{c, release}, nil
+}
+
 // Credentials returns transport credentials for a server on a unix socket. A
 // connection whose peer allow refuses, and any while limit of them are open, is
 // closed before a byte of it is read, so that whoever may not call has no parser
@@ -76,6 +101,15 @@ type transport struct {
 type conn struct {
 	net.Conn
 	release func()
+}
+
+// SyscallConn implements [syscall.Conn].
+func (c conn) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("cannot reach the socket of a %T", c.Conn)
+	}
+	return sc.SyscallConn()
 }
 
 // Close implements [net.Conn].

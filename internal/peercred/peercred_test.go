@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"livepatch/internal/peercred"
 )
@@ -94,4 +95,45 @@ func TestConnectionsAreLimited(t *testing.T) {
 	if _, _, err := creds.ServerHandshake(fifth); err == nil {
 		t.Error("a third connection was accepted after one was closed twice")
 	}
+}
+
+// What is more than the limit stays in the kernel's queue until a place is free.
+func TestListenerIsLimited(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	inner, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := peercred.Limit(inner, 1)
+	defer l.Close()
+	accepted := make(chan net.Conn)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	for range 2 {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	first := <-accepted
+	if info, err := peercred.FromConn(first); err != nil || info.UID != uint32(os.Getuid()) {
+		t.Errorf("peer = %+v, %v", info, err)
+	}
+	select {
+	case <-accepted:
+		t.Error("a second connection was accepted, the limit is 1")
+	case <-time.After(50 * time.Millisecond):
+	}
+	_, _ = first.Close(), first.Close() // closing twice frees one place
+	second := <-accepted
+	defer second.Close()
 }

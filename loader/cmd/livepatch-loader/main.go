@@ -139,5 +139,5 @@ func serve(ctx context.Context, srv *server.Server, agentUID uint32, idle time.D
 		g.GracefulStop()
 	})
 	srv.Log.Info("Listening", "socket", lis.Addr().String())
-	return g.Serve(lis)
+	return g.Serve(peercred.Limit(lis, 16))
 }

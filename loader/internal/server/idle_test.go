@@ -23,6 +23,7 @@ func TestIdleLeavesAfterTheLastConnection(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		<-s.Busy // at 110 s; looked at every 30 s: at 75, 105 and 135
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if want := 135 * time.Second; left != want {
 			t.Errorf("left after %v, want %v", left, want)
 		}
@@ -38,6 +39,7 @@ func TestIdleLeavesIfNobodyEverCalls(t *testing.T) {
 		s := &server.Server{Busy: make(chan struct{}, 1)}
 		s.Idle(30*time.Second, func() { left = true })
 		time.Sleep(31 * time.Second)
+		synctest.Wait()
 		if !left {
 			t.Error("still there after 31 s")
 		}
