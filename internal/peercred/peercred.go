@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
@@ -85,12 +86,17 @@ func (l limited) Accept() (net.Conn, error) {
 }
 
 // Credentials returns transport credentials for a server on a unix socket. A
-// connection whose peer allow refuses, and any while limit of them are open, is
-// closed before a byte of it is read, so that whoever may not call has no parser
-// to talk to, and whoever may does not use up what the server has.
+// connection whose peer allow refuses, and any that finds limit of them open for a
+// tenth of a second, is closed before a byte of it is read, so that whoever may
+// not call has no parser to talk to, and whoever may does not use up what the
+// server has.
 func Credentials(limit int, allow func(Info) bool) credentials.TransportCredentials {
 	return transport{allow, make(chan struct{}, limit)}
 }
+
+// patience is how long a connection waits for a place: one that is being closed is
+// soon free.
+const patience = 100 * time.Millisecond
 
 type transport struct {
 	allow func(Info) bool
@@ -129,7 +135,7 @@ func (t transport) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, 
 	select {
 	case t.open <- struct{}{}:
 		return conn{c, sync.OnceFunc(func() { <-t.open })}, info, nil
-	default:
+	case <-time.After(patience):
 		return nil, nil, fmt.Errorf("cannot accept connection from uid %d: %d are open", info.UID, cap(t.open))
 	}
 }

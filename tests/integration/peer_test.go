@@ -180,11 +180,11 @@ func TestTwoHundredConnectionsDoNotShutTheAgentOut(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
+	one := lab.NewModule(1)
 	lab.Eventually(t, "the agent is heard", func() bool {
-		_, err := m.Client().Status(t.Context(), &loaderv1.StatusRequest{})
+		_, err := lab.ApplyWith(t.Context(), m.Client(), repo.Opening(one), one.Content)
 		return err == nil
 	})
-	lab.MustApply(t, m.Client(), repo, lab.NewModule(1), applied)
 	for _, conn := range conns {
 		conn.Close()
 	}

@@ -65,7 +65,7 @@ func TestTwoAgentsAtOneLoaderInsertAPatchOnce(t *testing.T) {
 	m.Kernel.Set(lab.Steering{Before: 20 * time.Millisecond, Transition: 20 * time.Millisecond})
 	opening := repo.Opening(one)
 	var work sync.WaitGroup
-	for range 8 {
+	for range 4 { // as many connections as the loader has places for
 		c := m.Client()
 		work.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
