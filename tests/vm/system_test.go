@@ -216,11 +216,12 @@ func TestSystem(t *testing.T) {
 		if _, err := s.service.Admin(t.Context(), "rollout", "revoke", "debian", "4"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 2*time.Minute, "patch leaves", func() bool {
+		eventually(t, 2*time.Minute, "the patch accepted before takes its place", func() bool {
 			_, err := s.Run(t.Context(), "canonical-livepatch refresh")
-			return err == nil && strings.HasPrefix(s.answer(), own)
+			return err == nil && strings.HasPrefix(s.answer(), "three")
 		})
-		s.wantLoaded()
+		s.wantApplied("3", "three")
+		s.wantLoaded(third.Name)
 	})
 	t.Run("can be disabled", func(t *testing.T) {
 		s.run("canonical-livepatch disable --remove")
