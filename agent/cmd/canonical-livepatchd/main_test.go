@@ -41,6 +41,10 @@ var (
 var program string
 
 func TestMain(m *testing.M) {
+	if try := os.Getenv("LIVEPATCH_TRY"); try != "" {
+		tryConfined(try, os.Getenv("LIVEPATCH_FOLDER"))
+		return
+	}
 	dir, err := os.MkdirTemp("", "livepatchd")
 	if err != nil {
 		panic(err)
