@@ -484,13 +484,23 @@ func TestSleepsBetweenChecks(t *testing.T) {
 	d := w.start()
 	w.enable()
 	w.state("patchState: applied")
-	time.Sleep(3 * time.Second) // what the work has left running ends
-	before, start := wakeUps(t, d.Process.Pid), time.Now()
-	time.Sleep(10 * time.Second)
-	woken := wakeUps(t, d.Process.Pid) - before
-	t.Logf("%d wake-ups in %v", woken, time.Since(start).Round(time.Second))
-	if woken > 10 {
-		t.Errorf("%d wake-ups in 10 seconds", woken)
+	// The runtime goes on collecting for a while after the work, for longer on
+	// a busy machine. A daemon that polls has no quiet stretch at all, so one is
+	// enough.
+	const stretch, stretches = 5 * time.Second, 12
+	var seen []int
+	for range stretches {
+		before := wakeUps(t, d.Process.Pid)
+		time.Sleep(stretch)
+		woken := wakeUps(t, d.Process.Pid) - before
+		seen = append(seen, woken)
+		if woken <= 5 {
+			break
+		}
+	}
+	t.Logf("wake-ups in each %v: %v", stretch, seen)
+	if seen[len(seen)-1] > 5 {
+		t.Errorf("never quiet: wake-ups in each %v: %v", stretch, seen)
 	}
 	w.stop(d)
 }

@@ -34,7 +34,7 @@ func socketDir(tb testing.TB) string {
 }
 
 // A hanging command at login keeps people out of a machine in trouble.
-func TestKernelUpgradeRequiredTakesLessThanASecond(t *testing.T) {
+func TestKernelUpgradeRequiredDoesNotHang(t *testing.T) {
 	dir := socketDir(t)
 	// A listener that never accepts: the connection is made by the kernel.
 	l, err := net.Listen("unix", filepath.Join(dir, "livepatchd.sock"))
@@ -45,7 +45,9 @@ func TestKernelUpgradeRequiredTakesLessThanASecond(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	start := time.Now()
 	code := cli.Main(t.Context(), cli.Env{Stdout: &stdout, Stderr: &stderr, RunDir: dir}, []string{"kernel-upgrade-required"})
-	if took := time.Since(start); took > 950*time.Millisecond {
+	// Its own limit is half a second; any other limit of the client's is far
+	// longer than a busy machine's delay.
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
 	if code != 1 || stdout.Len() != 0 {
