@@ -24,6 +24,7 @@ import (
 
 	"livepatch/agent/internal/agent"
 	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/demote"
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/localapi"
@@ -69,6 +70,7 @@ type options struct {
 	data, run, loader, root, kernel string
 	vendor                          string
 	allow                           []uint32
+	user                            int
 	check, version                  bool
 }
 
@@ -88,6 +90,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		o.allow = append(o.allow, uint32(n))
 		return err
 	})
+	flags.IntVar(&o.user, "user", 0, "`uid`, and gid, to become when started as root; folders are made fit for it")
 	flags.BoolVar(&o.check, "check", false, "check flags, root and configuration, and leave")
 	flags.BoolVar(&o.version, "version", false, "print the version and leave")
 	if err := flags.Parse(args); err != nil {
@@ -112,8 +115,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int, 
 		fmt.Fprintln(stdout, version.String())
 		return nil
 	}
-	if uid == 0 {
-		return errRoot
+	if uid, err = becomeUser(o, uid); err != nil {
+		return err
 	}
 	tuneMemory()
 	root, err := os.ReadFile(o.root)
@@ -154,6 +157,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int, 
 		return err
 	}
 	return serve(ctx, o, a, log, uid)
+}
+
+// becomeUser gives up root if the process has it, for the user of -user, and
+// returns who it is then.
+func becomeUser(o options, uid int) (int, error) {
+	if uid != 0 {
+		return uid, nil
+	}
+	if o.user <= 0 {
+		return 0, errRoot
+	}
+	folders := demote.Folders{
+		Root:   filepath.Join(o.data, "loader"),
+		Shared: []string{o.data, o.run},
+		Enter:  filepath.Dir(o.loader),
+	}
+	if err := demote.Prepare(folders, o.user); err != nil {
+		return 0, fmt.Errorf("cannot share folders with user %d: %w", o.user, err)
+	}
+	return o.user, demote.To(o.user)
 }
 
 // serve runs the agent and its sockets until ctx is done or one of them fails.

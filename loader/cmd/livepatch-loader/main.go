@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,7 +37,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args[1:], kmod.Kernel{}); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "livepatch-loader: error:", err)
-		os.Exit(1)
+		if !slices.Contains(os.Args, "-boot") { // which does not undo a refresh of the snap
+			os.Exit(1)
+		}
 	}
 }
 

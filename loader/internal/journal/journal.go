@@ -261,6 +261,9 @@ func (j *Journal) MarkCleanShutdown(bootID string) error {
 // a boot ended without a clean shutdown.
 func (j *Journal) BeginBoot(bootID string) (suspects []string, err error) {
 	err = j.update(func(r *record) {
+		if r.CleanBoot == bootID { // the machine did not go down, only the service was stopped
+			r.CleanBoot = ""
+		}
 		for i := range r.Entries {
 			e := &r.Entries[i]
 			if e.BootID == bootID || e.Standing != Inserting && e.Standing != Trial {

@@ -159,6 +159,22 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// A snap that is refreshed stops its services and starts them again; what comes
+// after that is no clean shutdown any more.
+func TestStoppedServiceIsNoShutdown(t *testing.T) {
+	j := open(t, t.TempDir())
+	put(t, j, entry("p", 1, journal.Trial, "boot1"))
+	if err := j.MarkCleanShutdown("boot1"); err != nil {
+		t.Fatal(err)
+	}
+	if suspects, err := j.BeginBoot("boot1"); err != nil || len(suspects) > 0 {
+		t.Fatalf("started again: %v, %v", suspects, err)
+	}
+	if suspects, err := j.BeginBoot("boot2"); err != nil || len(suspects) != 1 {
+		t.Errorf("after a crash: suspects %v, %v, want p", suspects, err)
+	}
+}
+
 // The one before stays, to go back to.
 func TestAcceptRetiresAllButThePatchBefore(t *testing.T) {
 	other := entry("other-kernel", 1, journal.Accepted, "boot1")

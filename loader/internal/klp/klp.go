@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"livepatch/internal/patch"
+	loaderv1 "livepatch/proto/loader/v1"
 )
 
 // A State is what the kernel says of a livepatch.
@@ -33,13 +34,6 @@ const (
 
 // InTransition tells whether a transition is running.
 func (s State) InTransition() bool { return s == Enabling || s == Disabling }
-
-// A Blocker is a task that a transition waits for.
-type Blocker struct {
-	TID   int
-	Comm  string
-	State string // "R (running)", "S (sleeping)"
-}
 
 // A Kernel is the livepatch part of the kernel below one root, normally "/".
 type Kernel struct {
@@ -132,11 +126,14 @@ func (k *Kernel) Disable(name string) error {
 // Blockers returns the tasks that the running transition waits for, those with
 // the lowest ids first, and how many there are in all. s says which way the
 // transition goes.
-func (k *Kernel) Blockers(s State, limit int) (blockers []Blocker, count int) {
+func (k *Kernel) Blockers(s State, limit int) (blockers []*loaderv1.Blocker, count int32) {
 	// patch_state is -1 outside transitions, 0 unpatched, 1 patched.
 	waiting := map[State]string{Enabling: "0", Disabling: "1"}[s]
 	if waiting == "" {
 		return nil, 0
+	}
+	if _, err := fs.ReadFile(k.fsys, "proc/self/patch_state"); errors.Is(err, fs.ErrPermission) {
+		return nil, 0 // in a snap; every try would be logged
 	}
 	files, _ := fs.Glob(k.fsys, "proc/[0-9]*/task/[0-9]*/patch_state")
 	for _, file := range files {
@@ -148,17 +145,13 @@ func (k *Kernel) Blockers(s State, limit int) (blockers []Blocker, count int) {
 		tid, _ := strconv.Atoi(path.Base(dir))
 		_, status, _ := strings.Cut(k.text(dir+"/status"), "State:")
 		state, _, _ := strings.Cut(status, "\n")
-		blockers = append(blockers, Blocker{TID: tid, Comm: k.text(dir + "/comm"), State: strings.TrimSpace(state)})
+		blockers = append(blockers, &loaderv1.Blocker{Tid: int32(tid), Comm: k.text(dir + "/comm"), State: strings.TrimSpace(state)})
 	}
-	slices.SortFunc(blockers, func(a, b Blocker) int { return a.TID - b.TID })
-	count = len(blockers)
-	return blockers[:min(count, limit)], count
+	slices.SortFunc(blockers, func(a, b *loaderv1.Blocker) int { return int(a.GetTid() - b.GetTid()) })
+	return blockers[:min(len(blockers), limit)], int32(len(blockers))
 }
 
 func (k *Kernel) text(name string) string {
-	b, err := fs.ReadFile(k.fsys, name)
-	if err != nil {
-		return ""
-	}
+	b, _ := fs.ReadFile(k.fsys, name) // "" where it cannot be read
 	return strings.ToValidUTF8(strings.TrimSpace(string(b)), "?")
 }

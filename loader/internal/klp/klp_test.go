@@ -2,12 +2,15 @@ package klp_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"livepatch/internal/patch"
 	"livepatch/loader/internal/klp"
@@ -148,8 +151,8 @@ func TestBlockers(t *testing.T) {
 	})
 	k := klp.New(root)
 	got, count := k.Blockers(klp.Enabling, 8)
-	want := []klp.Blocker{{TID: 3, Comm: "sl?eep"}, {TID: 20, Comm: "vhost-7", State: "R (running)"}}
-	if diff := cmp.Diff(want, got); diff != "" || count != 2 {
+	want := []*loaderv1.Blocker{{Tid: 3, Comm: "sl?eep"}, {Tid: 20, Comm: "vhost-7", State: "R (running)"}}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" || count != 2 {
 		t.Errorf("blockers, %d in all:\n%s", count, diff)
 	}
 	if got, count := k.Blockers(klp.Enabling, 1); len(got) != 1 || count != 2 {
@@ -160,6 +163,26 @@ func TestBlockers(t *testing.T) {
 	}
 	if got, count := k.Blockers(klp.Enabled, 8); len(got) != 0 || count != 0 {
 		t.Errorf("blockers outside a transition: %v, %d", got, count)
+	}
+}
+
+// sealed is a file system whose patch_state files nobody may read.
+type sealed struct{ fs.FS }
+
+func (s sealed) Open(name string) (fs.File, error) {
+	if strings.HasSuffix(name, "patch_state") {
+		if name != "proc/self/patch_state" {
+			return nil, errors.New("tried again")
+		}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
+	}
+	return s.FS.Open(name)
+}
+
+func TestBlockersAreNotSoughtWhereTheyAreOutOfReach(t *testing.T) {
+	k := klp.Over(sealed{fstest.MapFS{"proc/20/task/20/patch_state": {Data: []byte("0\n")}}})
+	if got, count := k.Blockers(klp.Enabling, 8); len(got) != 0 || count != 0 {
+		t.Errorf("%v, %d in all", got, count)
 	}
 }
 

@@ -256,11 +256,7 @@ func (s *Server) livepatch(name string) (*loaderv1.Livepatch, error) {
 		return nil, err
 	}
 	lp := &loaderv1.Livepatch{Name: name, State: loaderv1.State(state)}
-	blockers, count := s.Klp.Blockers(state, maxBlockers)
-	for _, b := range blockers {
-		lp.Blockers = append(lp.Blockers, &loaderv1.Blocker{Tid: int32(b.TID), Comm: b.Comm, State: b.State})
-	}
-	lp.BlockerCount = int32(count)
+	lp.Blockers, lp.BlockerCount = s.Klp.Blockers(state, maxBlockers)
 	if e, known := s.Journal.Find(name); known {
 		lp.Standing = loaderv1.Standing(loaderv1.Standing_value["STANDING_"+strings.ToUpper(string(e.Standing))])
 		lp.Version, lp.Sequence, lp.Digest = e.Version, e.Sequence, e.Digest[:]
