@@ -47,6 +47,21 @@ build: ## Build the programs into build/bin, stamped with the version; static bu
 	@go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/bin/ $(filter-out ./publisher/%,$(PROGRAMS))
 	@CGO_ENABLED=$(CGO) go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/bin/ ./publisher/cmd/livepatch-publish
 
+# The snap, for ARCH and with what is in the folder TRUST: the pinned TUF root and
+# the certificate for modules. Without TRUST it is one for trying things out.
+ARCH  ?= amd64
+TRUST ?=
+SNAP  := build/snap/canonical-livepatch_$(ARCH).snap
+
+.PHONY: snap
+snap: ## Pack the snap into build/snap (ARCH: amd64, arm64, ppc64el, s390x; TRUST: folder with root.json)
+	@scripts/setup.sh
+	@TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' scripts/snap.sh '$(ARCH)' '$(TRUST)' '$(SNAP)'
+
+.PHONY: snap-tree
+snap-tree: ## Lay out what is in the snap in the folder TREE, as snapcraft needs it
+	@TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' scripts/snap.sh '$(ARCH)' '$(TRUST)' --tree '$(TREE)'
+
 .PHONY: demo
 demo: setup build ## From nothing to a patched kernel in a virtual machine, and back
 	@go run ./tests/vm/demo

@@ -22,9 +22,11 @@ packages=(
 	gcc libc6-dev   # the race detector
 	git             # the version stamped into binaries
 	make
+	openssl         # a key for modules, for trying things out
 	openssh-client  # an ssh-agent, for keys that lie in one
 	softhsm2        # a PKCS #11 token, the same
-	systemd # systemd-analyze, which checks the units
+	squashfs-tools  # the snap is a squashfs
+	systemd         # systemd-analyze, which checks the units
 )
 bench=no
 for want in "$@"; do
