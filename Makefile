@@ -49,6 +49,7 @@ build: ## Build the programs into build/bin, stamped with the version; static bu
 
 # The snap, for ARCH and with what is in the folder TRUST: the pinned TUF root and
 # the certificate for modules. Without TRUST it is one for trying things out.
+# SYSTEM_USER=_daemon_ makes it one for snapd 2.61 and newer only.
 ARCH  ?= amd64
 TRUST ?=
 SNAP  := build/snap/canonical-livepatch_$(ARCH).snap
@@ -57,6 +58,11 @@ SNAP  := build/snap/canonical-livepatch_$(ARCH).snap
 snap: ## Pack the snap into build/snap (ARCH: amd64, arm64, ppc64el, s390x; TRUST: folder with root.json)
 	@scripts/setup.sh
 	@TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' scripts/snap.sh '$(ARCH)' '$(TRUST)' '$(SNAP)'
+
+.PHONY: deb
+deb: ## Make the Debian package for machines without snapd, in build/deb (ARCH and TRUST as above)
+	@scripts/setup.sh
+	@TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' scripts/deb.sh '$(ARCH)' '$(TRUST)' build/deb
 
 .PHONY: snap-tree
 snap-tree: ## Lay out what is in the snap in the folder TREE, as snapcraft needs it

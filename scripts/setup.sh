@@ -18,9 +18,11 @@ die() {
 
 packages=(
 	ca-certificates # HTTPS to the Go module proxy
+	debhelper       # the Debian package
 	curl            # the session by hand in the README
 	gcc libc6-dev   # the race detector
 	git             # the version stamped into binaries
+	lintian         # what is wrong with the Debian package
 	make
 	openssl         # a key for modules, for trying things out
 	openssh-client  # an ssh-agent, for keys that lie in one

@@ -23,7 +23,7 @@ esac
 
 bin=build/snap/bin-$arch
 mkdir -p "$bin"
-GOARCH=$goarch CGO_ENABLED=0 go build -trimpath -tags "$TAGS" -ldflags "$LDFLAGS" -o "$bin/" ./agent/cmd/... ./loader/cmd/...
+GOARCH=$goarch CGO_ENABLED=0 go build -trimpath -tags "$TAGS" -ldflags "$LDFLAGS" -o "$bin/" ./agent/cmd/canonical-livepatch ./agent/cmd/canonical-livepatchd ./loader/cmd/livepatch-loader
 
 if [ -z "$trust" ]; then
 	trust=.cache/trust
@@ -37,7 +37,7 @@ version=$(git describe --tags --dirty 2>/dev/null | sed -E 's/^v//; s/-([0-9]+)-
 [ -n "$version" ] || version=0+git.$(git describe --always --dirty)
 date=$(git log -1 --format=%ct)
 
-args=(-arch "$arch" -bin "$bin" -trust "$trust" -version "${SNAP_VERSION:-$version}" -date "$date")
+args=(-arch "$arch" -bin "$bin" -trust "$trust" -version "${SNAP_VERSION:-$version}" -date "$date" -system-user "${SYSTEM_USER:-snap_daemon}")
 if [ "$out" = --tree ]; then
 	exec go run ./packaging/snap "${args[@]}" -tree "$tree"
 fi

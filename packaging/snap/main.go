@@ -32,6 +32,7 @@ func run(args []string) error {
 	flags.StringVar(&s.license, "license", "LICENSE", "the `file`")
 	version := flags.String("version", "", "`version` of the snap")
 	arch := flags.String("arch", "amd64", "`architecture` as Debian names it")
+	user := flags.String("system-user", "snap_daemon", "`name` of the agent's user; _daemon_ needs snapd 2.61")
 	date := flags.Int64("date", 0, "`seconds` since 1970 that every file is dated with")
 	tree := flags.String("tree", "", "lay out the tree in this `folder` for snapcraft, and pack nothing")
 	out := flags.String("out", "", "`file` to write")
@@ -40,6 +41,9 @@ func run(args []string) error {
 	}
 	text, err := os.ReadFile(*recipe)
 	if err != nil {
+		return err
+	}
+	if text, err = withUser(text, *user); err != nil {
 		return err
 	}
 	meta, hooks, err := derive(text, *version, *arch)

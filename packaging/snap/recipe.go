@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -29,6 +30,25 @@ var (
 
 // versions are what snapd takes (snap/validate.go of its source says 32 characters).
 var versions = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9:.+~-]{0,30}[a-zA-Z0-9+~])?$`)
+
+// The two names of the shared system user, each with the id that snapd gives it
+// (osutil/user and snap/naming of its source). snapd before 2.61 knows only the
+// first, which is the recipe's.
+var systemUsers = map[string]struct{ id, assumes string }{
+	"snap_daemon": {"584788", ""},
+	"_daemon_":    {"584792", "assumes: [snapd2.61]\n"},
+}
+
+// withUser returns the recipe for another name of the system user.
+func withUser(recipe []byte, name string) ([]byte, error) {
+	user, known := systemUsers[name]
+	if !known {
+		return nil, fmt.Errorf("cannot use system user %q: snapd has snap_daemon and _daemon_", name)
+	}
+	was := systemUsers["snap_daemon"].id
+	r := strings.NewReplacer("\n  snap_daemon: shared", "\n  "+name+": shared", "-user "+was, "-user "+user.id, "-agent-uid "+was, "-agent-uid "+user.id)
+	return []byte(user.assumes + r.Replace(string(recipe))), nil
+}
 
 // derive returns meta/snap.yaml for a recipe, as snapcraft would write it for one
 // architecture, and the names of the hooks.

@@ -86,6 +86,34 @@ func TestRecipeThatNobodyUnderstandsIsRefused(t *testing.T) {
 	}
 }
 
+func TestNewerSystemUser(t *testing.T) {
+	old, _, err := derive([]byte(recipe(t)), "1", "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := withUser([]byte(recipe(t)), "_daemon_")
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, _, err := derive(text, "1", "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(meta), "584788") || strings.Contains(string(meta), "snap_daemon") {
+		t.Errorf("the old user is left:\n%s", meta)
+	}
+	// The agent becomes it, and the loader serves it.
+	if was, is := strings.Count(string(old), "584788"), strings.Count(string(meta), "584792"); was != is || was != 2 {
+		t.Errorf("the user is named %d times, was %d times", is, was)
+	}
+	if got := decode(t, meta); !slices.Equal(got["assumes"].([]any), []any{"snapd2.61"}) {
+		t.Errorf("assumes %v", got["assumes"])
+	}
+	if _, err := withUser([]byte(recipe(t)), "root"); err == nil {
+		t.Error("root was taken")
+	}
+}
+
 // The rules for what runs as root, as a reviewer would check them by eye.
 func TestRecipeGivesNoMoreThanIsNeeded(t *testing.T) {
 	top, err := parse([]byte(recipe(t)))
