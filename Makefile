@@ -53,6 +53,7 @@ build: ## Build the programs into build/bin, stamped with the version; static bu
 ARCH  ?= amd64
 TRUST ?=
 SNAP  := build/snap/canonical-livepatch_$(ARCH).snap
+DEB   := build/deb
 
 .PHONY: snap
 snap: ## Pack the snap into build/snap (ARCH: amd64, arm64, ppc64el, s390x; TRUST: folder with root.json)
@@ -62,7 +63,7 @@ snap: ## Pack the snap into build/snap (ARCH: amd64, arm64, ppc64el, s390x; TRUS
 .PHONY: deb
 deb: ## Make the Debian package for machines without snapd, in build/deb (ARCH and TRUST as above)
 	@scripts/setup.sh
-	@TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' scripts/deb.sh '$(ARCH)' '$(TRUST)' build/deb
+	@TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' scripts/deb.sh '$(ARCH)' '$(TRUST)' '$(DEB)'
 
 .PHONY: snap-tree
 snap-tree: ## Lay out what is in the snap in the folder TREE, as snapcraft needs it
@@ -73,7 +74,12 @@ demo: setup build ## From nothing to a patched kernel in a virtual machine, and 
 	@go run ./tests/vm/demo
 
 .PHONY: check
-check: setup check-static vulncheck build check-unit check-integration check-attack check-vm ## Everything that CI runs
+check: setup check-static vulncheck build check-unit check-integration check-attack check-secureboot check-snap check-vm ## Everything that CI runs
+
+# What check leaves out takes another hour: the other versions of snapd, all of Secure
+# Boot, the Debian package.
+.PHONY: check-all
+check-all: check check-snaps test-secureboot check-deb ## Everything there is
 
 .PHONY: check-fast
 check-fast: check-static build check-unit ## The part of check that runs no built program and no virtual machine
@@ -93,6 +99,25 @@ check-integration: build $(GOTEST) ## The real programs on a kernel made of file
 .PHONY: check-vm
 check-vm: build $(GOTEST) ## The real programs on a real kernel, under QEMU
 	@$(GOTEST) -tags vm -count=1 -timeout 60m ./tests/vm/...
+
+.PHONY: check-snap check-snaps
+SUITE ?= bookworm
+check-snap: build $(GOTEST) ## The snap on a real snapd: that of Debian's SUITE (bookworm, trixie or sid)
+	@$(GOTEST) -tags snap -count=1 -timeout 60m ./tests/snap -suite $(SUITE)
+
+check-snaps: setup ## The snap on every snapd that is supported but that of check
+	@for suite in trixie sid; do $(MAKE) check-snap SUITE=$$suite; done
+
+.PHONY: check-secureboot test-secureboot
+check-secureboot: build $(GOTEST) ## Secure Boot with a key of the firmware's
+	@$(GOTEST) -tags secureboot -count=1 -timeout 20m -run '^TestKeysOfTheFirmware$$' ./tests/secureboot
+
+test-secureboot: setup build $(GOTEST) ## All of Secure Boot: firmware, MokManager, keys that are wrong, revoked or expired
+	@$(GOTEST) -tags secureboot -count=1 -timeout 60m ./tests/secureboot
+
+.PHONY: check-deb
+check-deb: build $(GOTEST) ## The Debian package, on a whole Debian
+	@$(GOTEST) -tags deb -count=1 -timeout 30m ./tests/deb
 
 .PHONY: check-attack
 check-attack: build $(GOTEST) ## The attacks of make attack but for those on a real kernel, which check-vm runs
@@ -155,7 +180,7 @@ fmt-check: $(LINT)/golangci-lint
 	@$(LINT)/golangci-lint fmt --diff
 
 vet:
-	@go vet -tags integration,vm,attack $(PACKAGES)
+	@go vet -tags integration,vm,attack,snap,secureboot,deb $(PACKAGES)
 
 generate-check: $(GENERATE)/buf $(SQLC)/sqlc
 	@PATH="$(CURDIR)/$(GENERATE):$(CURDIR)/$(SQLC):$$PATH" scripts/generate-check.sh

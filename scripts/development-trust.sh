@@ -12,7 +12,5 @@ head -c 24 /dev/urandom | base64 >"$dir/passphrase"
 publish() { build/bin/livepatch-publish --repo "$dir/repository" --passphrase-file "$dir/passphrase" "$@" >&2; }
 build/bin/livepatch-server init --dir "$dir/service" >&2
 publish init --online-keys "$dir/service/online-keys.json"
-openssl req -new -x509 -newkey rsa:4096 -sha256 -days 3650 -nodes -subj "/CN=Livepatch modules, for trying out" \
-	-addext basicConstraints=critical,CA:FALSE -addext keyUsage=digitalSignature -addext extendedKeyUsage=codeSigning \
-	-keyout "$dir/livepatch-kmod.key" -outform DER -out "$dir/livepatch-kmod.x509" 2>/dev/null
+publish keys create modules --kmod --common-name "Livepatch modules, for trying out" --cert "$dir/livepatch-kmod.x509"
 publish root show --output "$dir/root.json" # last: its presence says that all is there

@@ -24,7 +24,6 @@ packages=(
 	git             # the version stamped into binaries
 	lintian         # what is wrong with the Debian package
 	make
-	openssl         # a key for modules, for trying things out
 	openssh-client  # an ssh-agent, for keys that lie in one
 	softhsm2        # a PKCS #11 token, the same
 	squashfs-tools  # the snap is a squashfs

@@ -18,11 +18,14 @@ import (
 type Facts struct {
 	patch.Kernel
 	BootID          string
-	Livepatch       bool   // has /sys/kernel/livepatch
-	Ftrace          bool   // kernel.ftrace_enabled
-	ModulesDisabled bool   // kernel.modules_disabled
-	SigEnforced     bool   // module.sig_enforce, or lockdown, which implies it
-	Lockdown        string // "none", "integrity", "confidentiality"; "" if unknown
+	Livepatch       bool     // has /sys/kernel/livepatch
+	Ftrace          bool     // kernel.ftrace_enabled
+	ModulesDisabled bool     // kernel.modules_disabled
+	SigEnforced     bool     // module.sig_enforce, or lockdown, which implies it
+	Lockdown        string   // "none", "integrity", "confidentiality"; "" if unknown
+	SecureBoot      *bool    // of the UEFI that started it; nil if unknown
+	ModuleKeys      []string // see moduleKeys; nil if unknown
+	RevokedKeys     []string
 	Taints          []Taint
 }
 
@@ -72,6 +75,7 @@ func Read(fsys fs.FS) (Facts, error) {
 		Ftrace:          text("proc/sys/kernel/ftrace_enabled") != "0",
 		ModulesDisabled: text("proc/sys/kernel/modules_disabled") == "1",
 		Lockdown:        parseLockdown(text("sys/kernel/security/lockdown")),
+		SecureBoot:      secureBoot(fsys),
 		Taints:          taints(fsys, text),
 	}
 	if err != nil || f.Release == "" || f.BootID == "" {
@@ -79,6 +83,7 @@ func Read(fsys fs.FS) (Facts, error) {
 	}
 	f.SigEnforced = text("sys/module/module/parameters/sig_enforce") == "Y" ||
 		f.Lockdown == "integrity" || f.Lockdown == "confidentiality"
+	f.ModuleKeys, f.RevokedKeys = moduleKeys(readKeys(fsys))
 	_, err = fs.Stat(fsys, "sys/kernel/livepatch")
 	f.Livepatch = err == nil
 	return f, nil

@@ -51,6 +51,10 @@ type Module struct {
 	Sequence uint64   `json:"sequence"` // grows with every patch of one kernel; never below 1
 	Notice   string   `json:"notice"`   // "LSN-0113-1"
 	Fixes    []string `json:"fixes"`    // names of the vulnerabilities, "CVE-2025-68263"
+	// SigningKey is the key that signed the module for the kernel's own check: the
+	// subject key identifier of its certificate, in lower-case hexadecimal. Empty:
+	// the module is unsigned, or was published before this was told.
+	SigningKey string `json:"signing_key,omitempty"`
 }
 
 // MaxModuleName is the longest module name that Linux takes: MODULE_NAME_LEN
@@ -63,6 +67,7 @@ var (
 	word       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}$`)
 	moduleName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 	version    = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$`)
+	keyID      = regexp.MustCompile(`^([0-9a-f]{2}){1,64}$`)
 )
 
 // CheckWord returns an error unless s can be a vendor, release, flavour,
@@ -88,6 +93,15 @@ func CheckModuleName(s string) error {
 func CheckVersion(s string) error {
 	if !version.MatchString(s) {
 		return fmt.Errorf("cannot use %.100q as a patch version: %w", s, ErrInvalid)
+	}
+	return nil
+}
+
+// CheckKeyID returns an error unless s can be a subject key identifier: up to 64
+// bytes in lower-case hexadecimal, as the kernel shows them.
+func CheckKeyID(s string) error {
+	if !keyID.MatchString(s) {
+		return fmt.Errorf("cannot use %.150q as a key identifier: %w", s, ErrInvalid)
 	}
 	return nil
 }
@@ -128,6 +142,9 @@ func (m Module) Validate() error {
 	}
 	if m.Sequence == 0 {
 		return fmt.Errorf("cannot use 0 as a sequence number: %w", ErrInvalid)
+	}
+	if m.SigningKey != "" {
+		return CheckKeyID(m.SigningKey)
 	}
 	return nil
 }

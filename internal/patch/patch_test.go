@@ -177,6 +177,13 @@ func TestModuleValidate(t *testing.T) {
 		"a version of ten digits":   {func(m *patch.Module) { m.Version = "1234567890" }, false},
 		"a version in other digits": {func(m *patch.Module) { m.Version = "１" }, false},
 		"a version below zero":      {func(m *patch.Module) { m.Version = "-1" }, false},
+		"a signing key":             {func(m *patch.Module) { m.SigningKey = buildID }, true},
+		"a signing key, as long":    {func(m *patch.Module) { m.SigningKey = strings.Repeat("ab", 64) }, true},
+		"a signing key, longer":     {func(m *patch.Module) { m.SigningKey = strings.Repeat("ab", 65) }, false},
+		"a signing key of capitals": {func(m *patch.Module) { m.SigningKey = strings.ToUpper(buildID) }, false},
+		"half a byte of one":        {func(m *patch.Module) { m.SigningKey = "abc" }, false},
+		"a signing key with a line": {func(m *patch.Module) { m.SigningKey = buildID + "\n" }, false},
+		"a signing key of words":    {func(m *patch.Module) { m.SigningKey = "our key" }, false},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -371,4 +378,16 @@ func FuzzParseIndex(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What was signed before the field existed is the same bytes as ever.
+func TestModuleWithoutASigningKeyDoesNotMentionIt(t *testing.T) {
+	b, err := json.Marshal(good())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"arch":"x86_64","release":"6.1.0-53-amd64","build_id":"` + buildID + `","flavour":"amd64","name":"lkp_Debian_6_1_0_53_amd64_1","version":"113.1","sequence":7,"notice":"LSN-0113-1","fixes":["CVE-2025-68263"]}`
+	if string(b) != want {
+		t.Errorf("module is %s, want %s", b, want)
+	}
 }

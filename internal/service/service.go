@@ -125,9 +125,20 @@ type Event struct {
 	Name    string    `json:"name"`    // of the module
 	BootID  string    `json:"boot_id"`
 	At      time.Time `json:"at"`
-	Reason  string    `json:"reason,omitempty"` // of a failure: a reason of internal/rpcerr
+	Reason  string    `json:"reason,omitempty"` // of a failure: a reason of internal/rpcerr, or one of the below
 	Message string    `json:"message,omitempty"`
 }
+
+// Reasons of failures that are the configuration of a machine: its kernel demands
+// a signature of its own and does not take that of the module. They begin with
+// "CONFIG_", for they say nothing of the patch, and nothing of how it does may be
+// concluded from them.
+const (
+	ReasonUnsigned    = "CONFIG_MODULE_UNSIGNED"  // there is none
+	ReasonNotEnrolled = "CONFIG_KEY_NOT_ENROLLED" // the kernel does not know the key
+	ReasonKeyRevoked  = "CONFIG_KEY_REVOKED"      // the machine has revoked the key
+	ReasonSignature   = "CONFIG_SIGNATURE"        // why is not known
+)
 
 // A CheckInAnswer tells a machine what to do next.
 type CheckInAnswer struct {

@@ -21,6 +21,8 @@ packages=(
 	libc-bin        # ldd, to find the libraries of such programs
 	make binutils   # their modules; the compiler is added below
 	libelf1 libssl3 # of the kernel's own build tools
+	mmdebstrap      # whole Debian systems for machines
+	squashfs-tools  # and snaps for them
 )
 command -v apt-cache >/dev/null || die "this is not Debian" "install by hand: ${packages[*]}, and fetch kernels as tests/README.md says"
 

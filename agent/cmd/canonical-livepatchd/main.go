@@ -28,6 +28,8 @@ import (
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/localapi"
+	"livepatch/agent/internal/modkey"
+	"livepatch/agent/internal/snapd"
 	"livepatch/agent/internal/trust"
 	"livepatch/internal/confine"
 	"livepatch/internal/version"
@@ -43,6 +45,11 @@ func main() {
 	fmt.Fprintln(os.Stderr, "canonical-livepatchd: error:", err)
 	if h := hint(err); h != "" {
 		fmt.Fprintln(os.Stderr, "canonical-livepatchd: hint:", h)
+	}
+	if c := snapdAround(); c != nil {
+		// systemd would start it again and again, and nothing would be different.
+		tellCannotStart(c, err)
+		return
 	}
 	os.Exit(1)
 }
@@ -68,7 +75,8 @@ func hint(err error) string {
 // options are the flags.
 type options struct {
 	data, run, loader, root, kernel string
-	vendor                          string
+	vendor, kmodCert                string
+	metadata, waiting               string
 	allow                           []uint32
 	user                            int
 	check, version                  bool
@@ -85,6 +93,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.root, "root", "/usr/share/canonical-livepatch/root.json", "`file` of the TUF root to trust")
 	flags.StringVar(&o.kernel, "kernel", "/", "`folder` that has proc/, sys/ and etc/")
 	flags.StringVar(&o.vendor, "vendor", "", "`name` of the vendor of this machine's patches (default: found out)")
+	flags.StringVar(&o.waiting, "waiting", "", "`folder` in which root leaves changes for the next start (default waiting in that of -data)")
+	flags.StringVar(&o.metadata, "metadata", "", "`folder` with signed TUF files that a new machine begins with")
+	flags.StringVar(&o.kmodCert, "kmod-cert", "", "`file` of the certificate whose key signs modules for kernels, as people would enrol it (DER)")
 	flags.Func("allow-uid", "`uid` that may use the private socket, besides root; may be repeated", func(s string) error {
 		n, err := strconv.ParseUint(s, 10, 32)
 		o.allow = append(o.allow, uint32(n))
@@ -129,34 +140,65 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, uid int, 
 	}
 	// Everything made from here on is the agent's own business.
 	syscall.Umask(0o077)
-	unlock, err := lock(o.data)
+	if err := makeFolder(o.data); err != nil {
+		return fmt.Errorf("cannot make data folder: %w", err)
+	}
+	if err := makeFolder(o.run); err != nil {
+		return fmt.Errorf("cannot make folder of the sockets: %w", err)
+	}
+	if err := enter(o.data, o.run, cmp.Or(o.waiting, o.data)); err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	text := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: agent.StoryName})
+	w := &worker{options: o, root: root, uid: uid, level: level, log: slog.New(agent.Storyteller{Handler: text}), snapd: snapdAround()}
+	if w.snapd != nil {
+		return w.stayUp(ctx)
+	}
+	return w.work(ctx)
+}
+
+// A worker is the agent's process once it is who it is to be.
+type worker struct {
+	options
+	root  []byte // pinned
+	uid   int
+	level *slog.LevelVar
+	log   *slog.Logger
+	snapd *snapd.Client // nil outside of a snap
+}
+
+// work does the agent's work until ctx is done or it cannot go on.
+func (w *worker) work(ctx context.Context) error {
+	unlock, err := lock(w.data)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := makeFolder(o.run); err != nil {
-		return fmt.Errorf("cannot make folder of the sockets: %w", err)
-	}
-	if err := enter(o.data, o.run); err != nil {
-		return err
-	}
-	level := new(slog.LevelVar)
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	a, err := agent.New(agent.Options{
-		Log:     log,
-		Level:   level,
-		Data:    o.data,
-		Root:    root,
-		Kernel:  os.DirFS(o.kernel),
-		Loader:  loader.New(o.loader),
+	o := agent.Options{
+		Log:     w.log,
+		Level:   w.level,
+		Data:    w.data,
+		Root:    w.root,
+		Kernel:  os.DirFS(w.kernel),
+		Loader:  loader.New(w.loader),
 		Connect: connector(),
 		Version: version.String(),
-		Vendor:  o.vendor,
-	})
+		Vendor:  w.vendor,
+		Kmod:    modkey.Read(w.kmodCert),
+		Waiting: w.waiting,
+	}
+	if w.snapd != nil {
+		o.Snapd = w.snapd
+	}
+	if w.metadata != "" {
+		o.Metadata = os.DirFS(w.metadata)
+	}
+	a, err := agent.New(o)
 	if err != nil {
 		return err
 	}
-	return serve(ctx, o, a, log, uid)
+	return w.serve(ctx, a)
 }
 
 // becomeUser gives up root if the process has it, for the user of -user, and
@@ -168,34 +210,49 @@ func becomeUser(o options, uid int) (int, error) {
 	if o.user <= 0 {
 		return 0, errRoot
 	}
-	folders := demote.Folders{
-		Root:   filepath.Join(o.data, "loader"),
-		Shared: []string{o.data, o.run},
-		Enter:  filepath.Dir(o.loader),
+	// Other programs look for these beside the agent's own folders.
+	links := map[string]string{}
+	for dir, names := range map[string][]string{
+		o.data: {"machine-token", agent.ConfigFile}, o.run: {localapi.PublicSocket, localapi.PrivateSocket},
+	} {
+		for _, name := range names {
+			links[filepath.Join(filepath.Dir(dir), name)] = filepath.Join(filepath.Base(dir), name)
+		}
 	}
+	folders := demote.Folders{Own: []string{o.data, o.run}, Enter: filepath.Dir(o.loader), Share: cmp.Or(o.waiting, filepath.Join(o.data, "waiting")), Links: links}
 	if err := demote.Prepare(folders, o.user); err != nil {
-		return 0, fmt.Errorf("cannot share folders with user %d: %w", o.user, err)
+		return 0, fmt.Errorf("cannot make folders for user %d: %w", o.user, err)
 	}
 	return o.user, demote.To(o.user)
 }
 
 // serve runs the agent and its sockets until ctx is done or one of them fails.
-func serve(ctx context.Context, o options, a *agent.Agent, log *slog.Logger, uid int) error {
-	listeners, err := localapi.Listen(o.run)
+func (w *worker) serve(ctx context.Context, a *agent.Agent) error {
+	listeners, err := localapi.Listen(w.run, w.privateMode())
 	if err != nil {
 		return err
 	}
-	api := &localapi.Server{Log: log, Agent: a, Version: version.String(), Allow: append(slices.Clone(o.allow), uint32(uid))}
-	log.InfoContext(ctx, "Started", "version", version.String(), "run", o.run)
+	w.log.Log(ctx, agent.LevelStory, "Started", "version", version.String(), "run", w.run)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return api.Serve(ctx, listeners) })
+	group.Go(func() error { return w.api(a).Serve(ctx, listeners) })
 	group.Go(func() error {
 		if err := a.Run(ctx); !errors.Is(err, context.Canceled) {
 			return err
 		}
 		return nil
 	})
-	return group.Wait()
+	err = group.Wait()
+	w.log.Log(ctx, agent.LevelStory, "Stopped")
+	return err
+}
+
+// api returns what serves a on the sockets.
+func (w *worker) api(a *agent.Agent) *localapi.Server {
+	s := &localapi.Server{Log: w.log, Version: version.String(), Allow: append(slices.Clone(w.allow), uint32(w.uid)), Hint: w.hint}
+	if a != nil {
+		s.Agent = a
+	}
+	return s
 }
 
 // confineTo leaves the process, whoever takes it over, the files that its user may
@@ -215,12 +272,9 @@ func confineTo(folders ...string) error {
 	return nil
 }
 
-// lock takes the data folder, which is made if it does not exist. The kernel
-// gives the lock back when the process ends, however it ends.
+// lock takes the data folder. The kernel gives the lock back when the process
+// ends, however it ends.
 func lock(dir string) (unlock func(), err error) {
-	if err := makeFolder(dir); err != nil {
-		return nil, fmt.Errorf("cannot make data folder: %w", err)
-	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock data folder: %w", err)

@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "canonical-livepatchd")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, ".")
+	build := exec.Command("go", "build", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v\n%s", err, out))
@@ -384,7 +384,7 @@ func TestPeerWithAnotherUID(t *testing.T) {
 	socket := filepath.Join(w.dir, "run", localapi.PrivateSocket)
 	w.must(os.Chmod(socket, 0o777))
 	ask := func(uid uint32) string {
-		cmd := exec.Command("curl", "-s", "-X", "PUT", "--unix-socket", socket, "http://localhost/disable")
+		cmd := curl(socket, "/disable")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -407,6 +407,11 @@ func TestPeerWithAnotherUID(t *testing.T) {
 		t.Errorf("uid 1234, allowed, got %q", got)
 	}
 	w.stop(d)
+}
+
+// curl is a request of another user's.
+func curl(socket, path string) *exec.Cmd {
+	return exec.Command("curl", "-s", "-X", "PUT", "--unix-socket", socket, "http://localhost"+path)
 }
 
 // The agent is killed again and again at any moment of its work. Whatever it

@@ -62,7 +62,7 @@ var advice = []struct {
 	{patch.ErrFtraceConflict, "stop the tracing program that holds the function, then: sudo canonical-livepatch refresh"},
 	{patch.ErrBusy, "wait for it to end; see: canonical-livepatch status --verbose"},
 	{patch.ErrStalled, "a task is slow to switch; see: canonical-livepatch status --verbose"},
-	{patch.ErrModuleSignature, "enrol the vendor's key with mokutil, or boot without module signature enforcement"},
+	{patch.ErrModuleSignature, "tell the vendor of the patch; see what the kernel says with: sudo dmesg"},
 	{patch.ErrNotPermitted, "see what the kernel says with: sudo dmesg"},
 	{patch.ErrNameTaken, "see which module it is with: lsmod; reboot to get rid of it"},
 	{patch.ErrNoMemory, "free some memory; the agent tries again by itself"},
@@ -81,6 +81,10 @@ var advice = []struct {
 // Hint says what a person can do about err, in one line; "" if nothing useful is
 // known.
 func Hint(err error) string {
+	var own interface{ Hint() string }
+	if errors.As(err, &own) {
+		return own.Hint()
+	}
 	for _, row := range advice {
 		if errors.Is(err, row.err) {
 			return row.hint

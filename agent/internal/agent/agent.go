@@ -7,6 +7,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/machine"
+	"livepatch/agent/internal/modkey"
 	"livepatch/agent/internal/trust"
 	"livepatch/internal/durable"
 	"livepatch/internal/service"
@@ -76,7 +78,14 @@ type Options struct {
 	Connect func(config.Config) (Service, error) // makes a client of the configured service
 	Version string                               // of this program, "v1.2.3"
 	Vendor  string                               // "" to find out
-	_       struct{}                             // named fields only
+	Snapd   Snapd                                // nil outside of a snap
+	// Waiting is a folder in which root leaves what is to be done at the start; ""
+	// for the folder "waiting" of the data.
+	Waiting string
+	// Metadata are signed files that a new machine begins with; nil if there are none.
+	Metadata fs.FS
+	Kmod     modkey.Certificate // of the key that signs the vendor's modules; zero: none was shipped
+	_        struct{}           // named fields only
 }
 
 // An Agent is made by [New].
@@ -89,6 +98,10 @@ type Agent struct {
 	connect func(config.Config) (Service, error)
 	version string
 	vendor  string
+	snapd   Snapd  // nil outside of a snap
+	left    string // folder in which root leaves changes
+
+	kmodCert modkey.Certificate
 
 	machineID string
 	keeper    *trust.Keeper
@@ -102,12 +115,13 @@ type Agent struct {
 	// a check or by a change of enrolment.
 	working chan struct{}
 
-	mu     sync.Mutex // guards what follows
-	token  string     // "" if not enabled
-	cfg    config.Config
-	rec    record
-	live   live
-	cancel context.CancelCauseFunc // of the check that runs, or nil
+	mu      sync.Mutex // guards what follows
+	token   string     // "" if not enabled
+	waiting *waiting   // nil: no token waits
+	cfg     config.Config
+	rec     record
+	live    live
+	cancel  context.CancelCauseFunc // of the check that runs, or nil
 }
 
 // live is what is known now and not kept on disk.
@@ -116,11 +130,18 @@ type live struct {
 	loader    *loader.Status // nil until it has answered
 	skew      time.Duration  // of the service's clock, if it is worth mentioning
 	failures  int            // checks failed in a row
+	retries   int            // checks in a row after which the next one was not to wait
 	succeeded bool           // a check succeeded since start
 	trouble   error          // why the last check failed, if it may still be too early to say
 	nextCheck time.Time      // zero: none
 	nextLook  time.Time      // when to ask the loader again; zero: no need
 	looks     int            // how often it was asked about the same transition
+	nextEnrol time.Time      // when to use the token that waits; zero: none does
+	insist    bool           // the next check tries again what has failed
+	checkErr  error          // of the last check
+	patchErr  error          // why the last check did not bring in the patch
+	said      said           // what the log says of the patch
+	snap      confined
 }
 
 // A refreshOrder asks for a check and for how it went.
@@ -132,36 +153,22 @@ type refreshOrder struct {
 func New(o Options) (*Agent, error) {
 	a := &Agent{
 		log: o.Log, level: o.Level, data: o.Data, kernel: o.Kernel, loader: o.Loader, connect: o.Connect,
-		version: o.Version, vendor: o.Vendor,
+		version: o.Version, vendor: o.Vendor, snapd: o.Snapd, kmodCert: o.Kmod,
+		left:    cmp.Or(o.Waiting, filepath.Join(o.Data, "waiting")),
 		started: time.Now(),
 		wake:    make(chan struct{}, 1),
 		refresh: make(chan refreshOrder),
 		working: make(chan struct{}, 1),
 	}
-	if err := durable.Sweep(o.Data); err != nil {
-		return nil, fmt.Errorf("cannot open data folder: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Join(o.Data, cacheDir), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot open cache: %w", err)
-	}
-	var err error
-	if a.cfg, err = config.Load(a.path(ConfigFile)); err != nil {
+	if err := a.openFiles(o); err != nil {
 		return nil, err
 	}
 	a.applyLevel()
-	if a.machineID, err = a.loadMachineID(); err != nil {
-		return nil, err
+	if unknown := a.cfg.Unknown(); len(unknown) > 0 {
+		a.log.Warn("Keys of the configuration have no effect in this version", "keys", unknown)
 	}
-	if a.token, err = a.loadToken(); err != nil {
-		return nil, err
-	}
-	if a.keeper, err = trust.Open(a.path(cacheDir), o.Root); err != nil {
-		return nil, err
-	}
-	if a.store, err = cache.Open(filepath.Join(a.path(cacheDir), "blobs"), maxCache); err != nil {
-		return nil, err
-	}
-	a.rec = a.loadRecord()
+	a.waiting, a.rec = a.loadWaiting(), a.loadRecord()
+	var err error
 	if a.live.facts, err = machine.Read(a.kernel); err != nil {
 		// Not the end: status and disable must work, and the check will say it.
 		a.log.Warn("Cannot read facts of the machine", "err", err)
@@ -174,14 +181,50 @@ func New(o Options) (*Agent, error) {
 	return a, nil
 }
 
+// openFiles opens what the agent cannot do without.
+func (a *Agent) openFiles(o Options) (err error) {
+	if err := durable.Sweep(o.Data); err != nil {
+		return fmt.Errorf("cannot open data folder: %w", err)
+	}
+	if err := os.MkdirAll(a.path(cacheDir), 0o700); err != nil {
+		return fmt.Errorf("cannot open cache: %w", err)
+	}
+	if a.cfg, err = config.Load(a.path(ConfigFile)); err != nil {
+		return err
+	}
+	if a.machineID, err = a.loadMachineID(); err != nil {
+		return err
+	}
+	if a.token, err = a.loadToken(); err != nil {
+		return err
+	}
+	if a.keeper, err = trust.Open(a.path(cacheDir), o.Root); err != nil {
+		return err
+	}
+	if o.Metadata != nil {
+		if err := a.keeper.Seed(o.Metadata); err != nil {
+			a.log.Warn("Cannot begin with the signed files that came with the program", "err", err)
+		}
+	}
+	a.store, err = cache.Open(filepath.Join(a.path(cacheDir), "blobs"), maxCache)
+	return err
+}
+
 func (a *Agent) path(name string) string { return filepath.Join(a.data, name) }
 
 // Run checks in now and whenever it is time again, until ctx is done. It returns
 // the reason ctx was done.
 func (a *Agent) Run(ctx context.Context) error {
-	a.schedule(func(l *live) { l.nextCheck = time.Now() })
+	a.takeChange(ctx)
+	a.schedule(func(l *live) {
+		l.nextCheck = time.Now()
+		if a.waiting != nil && l.nextEnrol.IsZero() {
+			l.nextEnrol = time.Now()
+		}
+	})
 	for {
-		check, look := a.due()
+		a.attend(ctx)
+		check, look, enrol := a.due()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -190,22 +233,35 @@ func (a *Agent) Run(ctx context.Context) error {
 			order.done <- a.check(ctx, true)
 		case <-after(check):
 			// The error is in the log and in the status.
-			_ = a.check(ctx, false)
+			_ = a.check(ctx, a.insists())
 		case <-after(look):
 			a.look(ctx)
+		case <-after(enrol):
+			a.tryWaiting(ctx)
+		case <-after(a.nextAsk()):
 		}
 	}
 }
 
-// due returns when to check and when to look after a transition or a trial; the
-// zero time means never. A machine that is not enabled does nothing.
-func (a *Agent) due() (check, look time.Time) {
+// due returns when to check, when to look after a transition or a trial, and when
+// to use the token that waits; the zero time means never. A machine that is not
+// enabled does not check.
+func (a *Agent) due() (check, look, enrol time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.token == "" {
-		return time.Time{}, time.Time{}
+		return time.Time{}, time.Time{}, a.live.nextEnrol
 	}
-	return a.live.nextCheck, a.live.nextLook
+	return a.live.nextCheck, a.live.nextLook, a.live.nextEnrol
+}
+
+// insists tells, once, whether the next check tries again what has failed.
+func (a *Agent) insists() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := a.live.insist
+	a.live.insist = false
+	return was
 }
 
 // after returns a channel that delivers at a time; a nil channel, which never
@@ -309,8 +365,10 @@ func (a *Agent) finish(ctx context.Context, r *round, err error) {
 		return // nothing was learned
 	}
 	a.live.facts, a.live.loader, a.live.skew = r.facts, r.kernel, r.skew
-	r.rec.LastAttempt = time.Now().UTC()
+	r.rec.LastAttempt, r.rec.Dropped = time.Now().UTC(), a.rec.Dropped
 	a.live.trouble = nil
+	a.live.checkErr, a.live.patchErr = err, r.patchErr
+	a.tellChange(ctx, r)
 	if err == nil {
 		a.live.failures, a.live.succeeded = 0, true
 		r.rec.CheckState, r.rec.CheckError, r.rec.CheckHint, r.rec.TokenProblem = checkedOK, "", "", ""
@@ -323,11 +381,7 @@ func (a *Agent) finish(ctx context.Context, r *round, err error) {
 	if serr := a.saveRecord(); serr != nil {
 		a.log.ErrorContext(ctx, "Cannot save state", "err", serr)
 	}
-	wait := a.untilNext(r, err)
-	a.live.nextCheck = time.Time{}
-	if wait > 0 {
-		a.live.nextCheck = time.Now().Add(wait)
-	}
+	wait := a.planCheck(r, err)
 	a.planLook(&r.rec)
 	if err != nil {
 		level := slog.LevelWarn
@@ -348,7 +402,7 @@ func (a *Agent) noteFailure(ctx context.Context, r *round, err error) {
 		a.live.trouble = err
 		return
 	}
-	r.rec.CheckState, r.rec.CheckError, r.rec.CheckHint = checkFailed, err.Error(), Hint(err)
+	r.rec.CheckState, r.rec.CheckError, r.rec.CheckHint = checkFailed, err.Error(), a.hint(err)
 	if isTokenProblem(err) {
 		r.rec.TokenProblem = err.Error()
 		a.log.ErrorContext(ctx, "Service does not accept the machine token", "err", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"livepatch/agent/internal/loader"
+	"livepatch/agent/internal/modkey"
 	"livepatch/agent/internal/status"
 	"livepatch/agent/internal/trust"
 	"livepatch/internal/patch"
@@ -48,6 +49,7 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 	}
 	r.rec.Failed = nil
 	if err := r.preflight(got); err != nil {
+		r.refused(got, err)
 		r.fail(got, err)
 		return
 	}
@@ -69,7 +71,9 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 		r.rec.Heeded = sha256.Sum256(req.Timestamp)
 	}
 	r.applied(ctx, got, result, err)
-	r.log.InfoContext(ctx, "Asked the loader to apply", "patch", got.entry.Name, "pending", result.Pending, "took", time.Since(start), "err", err)
+	if err == nil {
+		r.story(ctx, "Applied livepatch", "patch", got.entry.Name, "version", got.entry.Version, "pending", result.Pending, "took", time.Since(start).Round(time.Millisecond))
+	}
 }
 
 // preflight returns why the loader would refuse, as far as that can be known
@@ -95,7 +99,7 @@ func (r *round) preflight(got choice) error {
 			return fmt.Errorf("%w: %s", patch.ErrBusy, l.Name)
 		}
 	}
-	return nil
+	return r.checkSignature(got)
 }
 
 // A request is a loader.Request and what has to be closed after it.
@@ -166,8 +170,9 @@ func (r *round) applied(ctx context.Context, got choice, result loader.Result, e
 	// inserted the patch and lost it again.
 	r.askLoader(ctx)
 	if err != nil {
+		err = r.explain(got, err)
 		e := r.event(eventFailed, got.entry)
-		e.Reason, e.Message = rpcerr.Reason(err), err.Error()
+		e.Reason, e.Message = reason(err), err.Error()
 		r.note(e)
 		r.fail(got, err)
 		return
@@ -185,7 +190,7 @@ func (r *round) applied(ctx context.Context, got choice, result loader.Result, e
 // fail writes down why the chosen patch, or whatever comes next, is not in the
 // kernel.
 func (r *round) fail(got choice, err error) {
-	r.rec.State = status.ApplyFailed
+	r.rec.State, r.patchErr = status.ApplyFailed, err
 	if rpcerr.Reason(err) == "" {
 		// Not a word about the patch: it could not be fetched, or nobody was
 		// there to insert it.
@@ -195,7 +200,7 @@ func (r *round) fail(got choice, err error) {
 		r.rec.Version, r.rec.Fixes = got.entry.Version, got.entry.Fixes
 		err = fmt.Errorf("cannot apply patch %s: %w", got.entry.Version, err)
 	}
-	r.rec.Failure, r.rec.PatchError, r.rec.PatchHint = failureOf(err), err.Error(), Hint(err)
+	r.rec.Failure, r.rec.PatchError, r.rec.PatchHint = failureOf(err), err.Error(), r.hint(err)
 	if errors.Is(err, patch.ErrTampered) && got.found {
 		// Whichever side is right, other bytes are needed.
 		if derr := r.store.Drop(got.target.Digest); derr != nil {
@@ -203,6 +208,9 @@ func (r *round) fail(got choice, err error) {
 		}
 	}
 	switch {
+	case r.snapd != nil && errors.Is(err, patch.ErrNotPermitted) && !errors.As(err, new(*modkey.Error)):
+		// A loader that ran before the plug was connected still has its old limits.
+		r.retrySoon = true
 	case isLasting(err):
 		r.rec.Failed = &failed{got.target.Digest, r.facts.BootID, r.rec.Failure, r.rec.PatchError, r.rec.PatchHint}
 	case errors.Is(err, loader.ErrAway), errors.Is(err, patch.ErrBusy), errors.Is(err, patch.ErrNoMemory), isAway(err):
@@ -213,6 +221,10 @@ func (r *round) fail(got choice, err error) {
 // isLasting tells whether the same patch would be refused again in this boot,
 // so that trying it at every check would only fill logs.
 func isLasting(err error) bool {
+	var s *modkey.Error
+	if errors.As(err, &s) && s.Cause == nil {
+		return false // the kernel was not asked: to look again costs nothing
+	}
 	for _, lasting := range []error{
 		patch.ErrWrongKernel, patch.ErrNotLivepatch, patch.ErrNameTaken, patch.ErrSuspect, patch.ErrIncompatible, patch.ErrUnknownSymbol,
 		patch.ErrBadFormat, patch.ErrModuleSignature, patch.ErrNotPermitted, patch.ErrKernel, patch.ErrTransitionFailed,

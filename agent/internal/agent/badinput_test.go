@@ -406,7 +406,7 @@ func TestPatchInTrouble(t *testing.T) {
 		}, "another livepatch transition is in progress: kpatch_x", "status --verbose", status.ApplyFailed, false},
 		"kernel wants signatures": {func(w *netWorld) {
 			w.fake.Do(func(f *loadertest.Fake) { f.ApplyErr = patch.ErrModuleSignature })
-		}, "kernel does not accept the module's signature", "mokutil", status.ApplyFailed, true},
+		}, "kernel does not accept the module's signature", "tell the vendor", status.ApplyFailed, true},
 		"loader trusts less": {func(w *netWorld) {
 			w.fake.Do(func(f *loadertest.Fake) { f.ApplyErr = patch.ErrUntrusted })
 		}, "signature not trusted", "do not trust", status.ApplyFailed, true},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"livepatch/agent/internal/cache"
@@ -45,6 +46,7 @@ type round struct {
 	svc       Service // nil until it is needed
 	changed   bool    // something happened that the service wants to know now
 	retrySoon bool    // the next check should not wait for the interval
+	patchErr  error   // why the patch is not in the kernel
 }
 
 // run makes one check. The error is about the service and its files; what is
@@ -217,6 +219,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 		return err
 	}
 	r.rec.Blocked, r.rec.BlockedBy = got.blocked, got.blockedBy
+	r.rec.SigningKey = signingKey(got.target)
 	r.noteSoak(c, got)
 	switch {
 	case r.kernel == nil:
@@ -282,6 +285,11 @@ func (r *round) file(ctx context.Context, t trust.Target) (io.ReadCloser, error)
 	if err != nil {
 		return nil, fmt.Errorf("cannot fetch %s: %w", t.Path, err)
 	}
+	level := slog.LevelInfo
+	if _, err := patch.VendorOf(t.Path); err == nil { // a module, not an index
+		level = LevelStory
+	}
+	r.log.Log(ctx, level, "Fetched file", "target", t.Path, "bytes", t.Length)
 	return r.store.Open(t.Digest)
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -79,8 +80,8 @@ func (a *Agent) loadToken() (string, error) {
 // made at once; it does not wait for that. A machine whose token the service no
 // longer accepts can be enabled without being disabled first.
 func (a *Agent) Enable(ctx context.Context, authToken string) (machineToken string, err error) {
-	if authToken == "" || len(authToken) > 16<<10 || strings.ContainsFunc(authToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", fmt.Errorf("cannot enable this machine: the token is empty or has characters that no token has: %w", patch.ErrInvalid)
+	if err := checkAuthToken(authToken); err != nil {
+		return "", err
 	}
 	if err := a.mayEnable(); err != nil {
 		return "", err
@@ -92,29 +93,51 @@ func (a *Agent) Enable(ctx context.Context, authToken string) (machineToken stri
 	if err := a.mayEnable(); err != nil { // somebody else was first
 		return "", err
 	}
-	e, err := a.enrol(ctx, authToken)
+	cfg := a.configuration()
+	e, err := a.enrol(ctx, cfg, authToken)
 	if err != nil {
 		return "", fmt.Errorf("cannot enable this machine: %w", err)
 	}
+	return e.MachineToken, a.takeEnrolment(ctx, cfg, authToken, e)
+}
+
+// checkAuthToken refuses what cannot be a token. The error does not show it.
+func checkAuthToken(token string) error {
+	if token == "" || len(token) > 16<<10 || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("cannot enable this machine: the token is empty or has characters that no token has: %w", patch.ErrInvalid)
+	}
+	return nil
+}
+
+// takeEnrolment keeps what the service has answered to an auth token.
+func (a *Agent) takeEnrolment(ctx context.Context, cfg config.Config, authToken string, e service.Enrolment) error {
 	if err := durable.WriteFile(a.path(tokenFile), []byte(e.MachineToken+"\n"), 0o600); err != nil {
 		// Or the service would wait for a machine that does not know its token.
-		if ferr := a.forget(ctx, a.configuration(), e.MachineToken); ferr != nil {
+		if ferr := a.forget(ctx, cfg, e.MachineToken); ferr != nil {
 			a.log.WarnContext(ctx, "Cannot tell the service", "err", ferr)
 		}
-		return "", fmt.Errorf("cannot keep the machine token: %w", err)
+		return fmt.Errorf("cannot keep the machine token: %w", err)
 	}
+	a.stopWaiting(ctx)
 	a.mu.Lock()
 	a.token = e.MachineToken
-	a.rec = record{Tier: e.Tier, BootID: a.live.facts.BootID, Release: a.live.facts.Kernel.Release}
+	a.rec = record{Tier: e.Tier, BootID: a.live.facts.BootID, Release: a.live.facts.Kernel.Release, EnrolledWith: a.fingerprint(cfg, authToken)}
 	a.live.failures, a.live.succeeded, a.live.trouble = 0, false, nil
 	serr := a.saveRecord()
 	a.mu.Unlock()
 	if serr != nil {
 		a.log.ErrorContext(ctx, "Cannot save state", "err", serr)
 	}
-	a.log.InfoContext(ctx, "Enabled", "tier", e.Tier)
+	a.story(ctx, "Enabled", "server", cfg.RemoteServer, "tier", e.Tier)
 	a.schedule(func(l *live) { l.nextCheck = time.Now() })
-	return e.MachineToken, nil
+	return nil
+}
+
+// fingerprint tells an auth token, as used with a service, from others, and does
+// not give it away.
+func (a *Agent) fingerprint(cfg config.Config, authToken string) string {
+	sum := sha256.Sum256([]byte(a.machineID + "\n" + cfg.RemoteServer + "\n" + authToken))
+	return hex.EncodeToString(sum[:])
 }
 
 func (a *Agent) mayEnable() error {
@@ -133,15 +156,15 @@ func (a *Agent) configuration() config.Config {
 }
 
 // enrol asks the service for a machine token.
-func (a *Agent) enrol(ctx context.Context, authToken string) (service.Enrolment, error) {
+func (a *Agent) enrol(ctx context.Context, cfg config.Config, authToken string) (service.Enrolment, error) {
 	facts, err := machine.Read(a.kernel)
-	if err != nil {
+	if err != nil && facts.BootID == "" {
 		return service.Enrolment{}, err
-	}
+	} // else the build of the kernel is not known, which the service need not know yet
 	a.mu.Lock()
 	a.live.facts = facts
 	a.mu.Unlock()
-	svc, err := a.connect(a.configuration())
+	svc, err := a.connect(cfg)
 	if err != nil {
 		return service.Enrolment{}, err
 	}
@@ -186,19 +209,35 @@ func (e *authTokenError) Unwrap() error { return e.err }
 // deleted, the service told. The livepatch stays in the kernel unless remove is
 // set. It returns the token and what else a person should know, a line each.
 func (a *Agent) Disable(ctx context.Context, remove bool) (machineToken string, notes []string, err error) {
-	a.mu.Lock()
-	if a.cancel != nil {
-		a.cancel(errDisabled)
-	}
-	a.mu.Unlock()
+	a.interrupt()
 	if err := a.begin(ctx); err != nil {
 		return "", nil, err
 	}
 	defer a.end()
+	return a.endEnrolment(ctx, remove)
+}
+
+// interrupt breaks off the check that runs, if one does, because the machine is
+// being disabled.
+func (a *Agent) interrupt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cancel != nil {
+		a.cancel(errDisabled)
+	}
+}
+
+// endEnrolment is Disable for a caller who has the right to change things.
+func (a *Agent) endEnrolment(ctx context.Context, remove bool) (machineToken string, notes []string, err error) {
+	waited := a.stopWaiting(ctx)
 	a.mu.Lock()
 	token, cfg := a.token, a.cfg
 	a.mu.Unlock()
-	if token == "" {
+	switch {
+	case token == "" && waited:
+		a.story(ctx, "No longer waiting to be enabled")
+		return "", nil, nil
+	case token == "":
 		return "", nil, ErrNotEnabled
 	}
 	if notes, err = a.leaveKernel(ctx, remove); err != nil {
@@ -220,7 +259,7 @@ func (a *Agent) Disable(ctx context.Context, remove bool) (machineToken string, 
 		a.log.WarnContext(ctx, "Cannot tell the service", "err", err)
 		notes = append(notes, "The service could not be told: "+err.Error())
 	}
-	a.log.InfoContext(ctx, "Disabled")
+	a.story(ctx, "Disabled")
 	a.schedule(func(*live) {})
 	return token, notes, nil
 }

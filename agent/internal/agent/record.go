@@ -35,6 +35,8 @@ type record struct {
 	Generation   int64         `json:"generation,omitempty"`
 	Interval     time.Duration `json:"interval,omitempty"`      // that the service asks for
 	TokenProblem string        `json:"token_problem,omitempty"` // why the service refuses the token
+	EnrolledWith string        `json:"enrolled_with,omitempty"` // fingerprint of the auth token
+	Dropped      *problem      `json:"dropped,omitempty"`       // what came of a change that waited and was refused
 	LastAttempt  time.Time     `json:"last_attempt"`
 	LastCheck    time.Time     `json:"last_check"` // the last one that succeeded
 
@@ -61,7 +63,9 @@ type record struct {
 	BlockedBy  []string         `json:"blocked_by,omitempty"`
 	Soak       *soak            `json:"soak,omitempty"`
 	Failed     *failed          `json:"failed,omitempty"`
-	Heeded     patch.Digest     `json:"heeded"` // the timestamp that the loader was last told of
+	SigningKey string           `json:"signing_key,omitempty"` // of the newest patch for this machine
+	Refused    string           `json:"refused,omitempty"`     // what the service was last told that the kernel would refuse
+	Heeded     patch.Digest     `json:"heeded"`                // the timestamp that the loader was last told of
 
 	// Pending is the event to report when the transition is over that an Apply
 	// has begun. It is on the disk before the loader is asked, so that a killed
@@ -75,6 +79,12 @@ type soak struct {
 	Digest  patch.Digest  `json:"digest"`
 	For     time.Duration `json:"for"`
 	Running bool          `json:"running"` // neither halted nor revoked
+}
+
+// A problem is one that a person has to see to.
+type problem struct {
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
 }
 
 // A failed is a patch that the kernel or the loader has refused for a reason
@@ -112,7 +122,7 @@ func newEventID() string {
 func (r *record) afterReboot(f machine.Facts) {
 	*r = record{
 		Tier: r.Tier, Generation: r.Generation, Interval: r.Interval, TokenProblem: r.TokenProblem,
-		LastAttempt: r.LastAttempt, LastCheck: r.LastCheck, Events: r.Events,
+		EnrolledWith: r.EnrolledWith, Dropped: r.Dropped, LastAttempt: r.LastAttempt, LastCheck: r.LastCheck, Events: r.Events,
 		BootID: f.BootID, Release: f.Kernel.Release,
 		Upgraded: r.Release != "" && r.Release != f.Kernel.Release,
 	}

@@ -19,6 +19,22 @@ const (
 	maxInterval = 24 * time.Hour
 )
 
+// planCheck decides when to check again after a check that ended with err, and
+// returns how long that is; 0 means that there is to be no next one. The caller
+// holds a.mu.
+func (a *Agent) planCheck(r *round, err error) time.Duration {
+	a.live.retries++
+	if !r.retrySoon {
+		a.live.retries = 0
+	}
+	wait := a.untilNext(r, err)
+	a.live.nextCheck = time.Time{}
+	if wait > 0 {
+		a.live.nextCheck = time.Now().Add(wait)
+	}
+	return wait
+}
+
 // untilNext returns how long to wait after a check that ended with err; 0 means
 // that there is to be no next one.
 func (a *Agent) untilNext(r *round, err error) time.Duration {
@@ -30,7 +46,7 @@ func (a *Agent) untilNext(r *round, err error) time.Duration {
 	case err == nil && !r.retrySoon, isTokenProblem(err):
 		return jitter(interval, 0.1)
 	default:
-		n := max(a.live.failures, 1)
+		n := max(a.live.failures, a.live.retries, 1)
 		wait := min(max(jitter(backoff(n), 0.25), firstRetry), lastRetry)
 		var ferr *fetch.Error
 		if errors.As(err, &ferr) {
@@ -163,6 +179,8 @@ func (a *Agent) look(ctx context.Context) {
 	if a.token != r.token {
 		return // disabled meanwhile
 	}
+	a.tellChange(ctx, r)
+	r.rec.Dropped = a.rec.Dropped
 	a.live.loader, a.rec = r.kernel, r.rec
 	if err := a.saveRecord(); err != nil {
 		a.log.ErrorContext(ctx, "Cannot save state", "err", err)
@@ -194,7 +212,7 @@ func (r *round) settle(ctx context.Context) {
 		r.log.WarnContext(ctx, "Cannot end the trial", "patch", l.Name, "err", err)
 		return
 	}
-	r.log.InfoContext(ctx, "Ended the trial", "patch", l.Name)
+	r.story(ctx, "Accepted livepatch", "patch", l.Name)
 	*l = accepted
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ func (a *Agent) Status(secrets bool) (status.Status, bool) {
 	if secrets {
 		s.MachineToken = a.token
 	}
+	if t := a.snapTrouble(); errors.Is(a.live.checkErr, fs.ErrPermission) && t.Hint != "" {
+		s.CheckHint = t.Hint
+	}
 	if !f.BootTime.IsZero() {
 		s.Uptime = time.Since(f.BootTime)
 	}
@@ -64,6 +68,9 @@ func (a *Agent) kernelStatus() status.Kernel {
 		k.UpgradeRequiredDate = until
 	}
 	p := &k.Livepatch
+	if t := a.snapTrouble(); p.PatchError != "" && t.Hint != "" {
+		p.PatchHint = t.Hint
+	}
 	if p.State == status.NothingToApply {
 		p.Version = ""
 	}
@@ -112,6 +119,10 @@ func (a *Agent) addKernelFacts(s *status.Status) {
 		FtraceEnabled:      k.FtraceEnabled,
 		LivepatchSupported: k.LivepatchSupported,
 	}
+	if k.SecureBoot != nil {
+		s.Security.SecureBoot = tristate(*k.SecureBoot)
+	}
+	s.ModuleSigning = a.signing()
 	for _, t := range k.Taints {
 		s.Taints = append(s.Taints, status.Taint{Bit: t.Bit, Letter: t.Letter, Meaning: t.Meaning, Modules: t.Modules})
 	}
@@ -122,16 +133,24 @@ func (a *Agent) addKernelFacts(s *status.Status) {
 	}
 }
 
+func tristate(on bool) status.Tristate {
+	if on {
+		return status.Enabled
+	}
+	return status.Disabled
+}
+
 // notices are what else is worth a person's attention.
 func (a *Agent) notices() []status.Notice {
-	var n []status.Notice
+	n := a.snapNotices()
 	if a.live.skew != 0 && a.rec.CheckError == "" {
 		err := &clockError{a.live.skew}
-		n = append(n, status.Notice{Message: err.Error(), Hint: Hint(err)})
+		n = append(n, status.Notice{Message: err.Error(), Hint: a.hint(err)})
 	}
 	if err := a.live.trouble; err != nil {
-		n = append(n, status.Notice{Message: "not checked in since the start of the agent: " + err.Error(), Hint: Hint(err)})
+		n = append(n, status.Notice{Message: "not checked in since the start of the agent: " + err.Error(), Hint: a.hint(err)})
 	}
+	n = append(n, a.signingNotices()...)
 	if len(a.rec.Unpatched) > 0 {
 		n = append(n, status.Notice{
 			Message: "no livepatch can close " + strings.Join(a.rec.Unpatched, ", "),

@@ -39,7 +39,7 @@ func (r *round) heed(ctx context.Context, view *trust.View, c chooser) error {
 	withdrawn, err := r.loader.Update(ctx, forLoader(files, roots))
 	r.askLoader(ctx)
 	if slices.Contains(withdrawn, was.Name) {
-		r.log.InfoContext(ctx, "Revoked livepatch has left the kernel", "patch", was.Name)
+		r.story(ctx, "Revoked livepatch has left the kernel", "patch", was.Name)
 		r.note(r.event(eventRemoved, patch.IndexEntry{Name: was.Name, Version: was.Version}))
 		r.nothing()
 	}
@@ -49,7 +49,7 @@ func (r *round) heed(ctx context.Context, view *trust.View, c chooser) error {
 	case r.kernel != nil && r.revoked(c):
 		r.rec.State, r.retrySoon = status.ApplyFailed, true
 		r.rec.PatchError = fmt.Sprintf("cannot remove revoked patch %s: %v", was.Version, err)
-		r.rec.PatchHint = Hint(err)
+		r.rec.PatchHint = r.hint(err)
 	default:
 		r.log.WarnContext(ctx, "Loader did not take what the rollouts say", "err", err)
 	}

@@ -17,7 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"livepatch/agent/internal/status"
+	"livepatch/agent/internal/daemon"
+	"livepatch/agent/internal/hooks"
 )
 
 // Exit codes. A machine that is not enabled is a failure as any other.
@@ -37,6 +38,8 @@ type Env struct {
 	// Snap tells whether the command runs inside the snap; it decides which
 	// advice fits.
 	Snap bool
+	// Snapd has a configuration that follows the daemon's; nil outside of a snap.
+	Snapd hooks.Snapd
 }
 
 // Main runs the command and returns its exit code.
@@ -99,7 +102,12 @@ func (a *app) deadline(ctx context.Context, usual time.Duration) (context.Contex
 	if a.timeout > 0 {
 		usual = a.timeout
 	}
-	return context.WithTimeoutCause(ctx, usual, &slowError{after: usual})
+	return context.WithTimeoutCause(ctx, usual, &daemon.SlowError{After: usual})
+}
+
+// call sends one request to the daemon; see [daemon.Client.Call].
+func (a *app) call(ctx context.Context, what, socket, method, path string, body any) ([]byte, error) {
+	return daemon.Client{Dir: a.runDir}.Call(ctx, what, socket, method, path, body)
 }
 
 // print writes what the daemon has answered to standard output, ending with a
@@ -117,14 +125,18 @@ func (a *app) print(text []byte) error {
 
 // report tells the user of err, if there is one, and returns the exit code.
 func report(env Env, err error) int {
+	var notEnabled *daemon.NotEnabledError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errQuiet):
 		return exitFailure
-	case errors.Is(err, errNotEnabled):
+	case errors.As(err, &notEnabled):
 		// Other programs look for this text, and for the exit code.
-		_, _ = fmt.Fprintln(env.Stderr, status.NotEnabled)
+		_, _ = fmt.Fprintln(env.Stderr, printable(notEnabled.Text))
+		if notEnabled.Hint != "" {
+			_, _ = fmt.Fprintln(env.Stderr, "hint:", printableLine(notEnabled.Hint))
+		}
 		return exitFailure
 	}
 	// If standard error cannot be written to there is nobody left to tell.
@@ -149,20 +161,20 @@ func exitCode(err error) int {
 // hint says what the user can do about err, or "" if nothing useful is known.
 func hint(env Env, err error) string {
 	var usage *usageError
-	var answer *answerError
-	var slow *slowError
+	var answer *daemon.RefusalError
+	var slow *daemon.SlowError
 	switch {
 	case errors.As(err, &usage):
 		return usage.hint
-	case errors.As(err, &answer) && answer.hint != "":
-		return answer.hint
+	case errors.As(err, &answer) && answer.Hint != "":
+		return answer.Hint
 	case errors.Is(err, os.ErrPermission):
 		return "run it with sudo"
-	case errors.Is(err, errNoDaemon) && env.Snap:
+	case errors.Is(err, daemon.ErrAway) && env.Snap:
 		return "start it with: sudo " + env.service("start")
-	case errors.Is(err, errNoDaemon):
+	case errors.Is(err, daemon.ErrAway):
 		return "start it with: sudo " + env.service("start") + "; if its sockets lie elsewhere, name the folder with --run"
-	case errors.As(err, &slow) && slow.changes:
+	case errors.As(err, &slow) && slow.Changes:
 		return "the daemon may still be at work; see: canonical-livepatch status"
 	case errors.As(err, &slow):
 		return "if this goes on, restart it with: sudo " + env.service("restart")

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/daemon"
 )
 
 // maxStdin bounds a value that is read from standard input, in bytes.
@@ -98,10 +99,11 @@ func (a *app) changeConfig(ctx context.Context, changes map[string]string) error
 	// A new server is asked for its files at once.
 	ctx, cancel := a.deadline(ctx, 2*time.Minute)
 	defer cancel()
-	answer, err := a.call(ctx, "change the configuration", privateSocket, http.MethodPut, "/config", changes)
+	answer, err := a.call(ctx, "change the configuration", daemon.Private, http.MethodPut, "/config", changes)
 	if err != nil {
 		return err
 	}
+	a.mirror(ctx)
 	return a.print(answer)
 }
 
@@ -148,7 +150,7 @@ func (a *app) stdinValue(name string) (string, error) {
 func (a *app) getConfig(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := a.deadline(ctx, 10*time.Second)
 	defer cancel()
-	answer, err := a.call(ctx, "get the configuration", privateSocket, http.MethodGet, "/config", nil)
+	answer, err := a.call(ctx, "get the configuration", daemon.Private, http.MethodGet, "/config", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"livepatch/agent/internal/daemon"
 )
 
 func disableCommand(a *app) *cobra.Command {
@@ -25,10 +27,11 @@ func disableCommand(a *app) *cobra.Command {
 			}
 			ctx, cancel := a.deadline(cmd.Context(), usual)
 			defer cancel()
-			answer, err := a.call(ctx, "disable this machine", privateSocket, http.MethodPut, path, nil)
+			answer, err := a.call(ctx, "disable this machine", daemon.Private, http.MethodPut, path, nil)
 			if err != nil {
 				return err
 			}
+			a.mirror(cmd.Context())
 			return a.print(answer)
 		},
 	}

@@ -1,22 +1,18 @@
 package cli
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
-)
 
-// maxToken bounds a token, in bytes. Those of Ubuntu Pro are macaroons of a few
-// hundred.
-const maxToken = 16 << 10
+	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/daemon"
+)
 
 // An enableRequest is the body of PUT /enable.
 type enableRequest struct {
@@ -43,10 +39,11 @@ func enableCommand(a *app) *cobra.Command {
 			// Long enough for a server that answers late, twice.
 			ctx, cancel := a.deadline(cmd.Context(), 2*time.Minute)
 			defer cancel()
-			answer, err := a.call(ctx, "enable this machine", privateSocket, http.MethodPut, "/enable", enableRequest{token})
+			answer, err := a.call(ctx, "enable this machine", daemon.Private, http.MethodPut, "/enable", enableRequest{token})
 			if err != nil {
 				return err
 			}
+			a.mirror(cmd.Context())
 			return a.print(answer)
 		},
 	}
@@ -77,7 +74,7 @@ func (a *app) token(cmd *cobra.Command, args []string, file string) (string, err
 	if err != nil {
 		return "", fmt.Errorf("cannot read the token: %w", err)
 	}
-	return parseToken(text)
+	return config.ParseToken(text)
 }
 
 func readTokenFile(path string) ([]byte, error) {
@@ -90,19 +87,5 @@ func readTokenFile(path string) ([]byte, error) {
 }
 
 func readToken(r io.Reader) ([]byte, error) {
-	return io.ReadAll(io.LimitReader(r, maxToken+1))
-}
-
-// parseToken strips white space around a token and refuses what cannot be one.
-func parseToken(text []byte) (string, error) {
-	token := string(bytes.TrimSpace(text))
-	switch {
-	case len(token) > maxToken:
-		return "", fmt.Errorf("cannot use the token: it is longer than %d bytes", maxToken)
-	case token == "":
-		return "", errors.New("cannot use the token: it is empty")
-	case strings.ContainsFunc(token, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) || r == ' ' }):
-		return "", errors.New("cannot use the token: there is a space, a line break or another strange character in it")
-	}
-	return token, nil
+	return io.ReadAll(io.LimitReader(r, config.MaxToken+1))
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"livepatch/agent/internal/daemon"
 )
 
 func refreshCommand(a *app) *cobra.Command {
@@ -17,7 +19,7 @@ func refreshCommand(a *app) *cobra.Command {
 			// A download over a slow line, and the transition after it.
 			ctx, cancel := a.deadline(cmd.Context(), 10*time.Minute)
 			defer cancel()
-			answer, err := a.call(ctx, "refresh", privateSocket, http.MethodPut, "/refresh", nil)
+			answer, err := a.call(ctx, "refresh", daemon.Private, http.MethodPut, "/refresh", nil)
 			if err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"livepatch/agent/internal/daemon"
 	"livepatch/agent/internal/status"
 )
 
@@ -40,9 +41,9 @@ func statusCommand(a *app) *cobra.Command {
 					query.Set(name, "true")
 				}
 			}
-			socket := publicSocket
+			socket := daemon.Public
 			if secrets {
-				socket = privateSocket
+				socket = daemon.Private
 			}
 			ctx, cancel := a.deadline(cmd.Context(), 20*time.Second)
 			defer cancel()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"livepatch/agent/internal/daemon"
 )
 
 // loginDeadline bounds kernel-upgrade-required. It runs at every login, where a
@@ -24,9 +26,9 @@ func kernelUpgradeRequiredCommand(a *app) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Not even --timeout makes it longer.
-			ctx, cancel := context.WithTimeoutCause(cmd.Context(), loginDeadline, &slowError{after: loginDeadline})
+			ctx, cancel := context.WithTimeoutCause(cmd.Context(), loginDeadline, &daemon.SlowError{After: loginDeadline})
 			defer cancel()
-			answer, err := a.call(ctx, "ask whether a kernel upgrade is required", publicSocket,
+			answer, err := a.call(ctx, "ask whether a kernel upgrade is required", daemon.Public,
 				http.MethodGet, "/kernel-upgrade-required", nil)
 			if err != nil {
 				return err

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"livepatch/agent/internal/daemon"
+
 	"livepatch/internal/version"
 )
 
@@ -28,7 +30,7 @@ func versionCommand(a *app) *cobra.Command {
 			}
 			ctx, cancel := a.deadline(cmd.Context(), 5*time.Second)
 			defer cancel()
-			answer, err := a.call(ctx, "ask the daemon for its version", publicSocket, http.MethodGet, "/version", nil)
+			answer, err := a.call(ctx, "ask the daemon for its version", daemon.Public, http.MethodGet, "/version", nil)
 			if err != nil {
 				return err
 			}

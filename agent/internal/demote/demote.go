@@ -8,35 +8,43 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
-// Folders are those that the user and root share.
+// Folders are what the user needs; their parents are root's, and stay so.
 type Folders struct {
-	// Root's alone, and made before the user could make it.
-	Root string
-	// The user makes files in them and cannot touch those of root: they belong to
-	// root and the user's group, with the sticky bit.
-	Shared []string
-	// The user enters it; others do not.
+	// Own belong to the user. Others may look into them.
+	Own []string
+	// Enter is root's; the user may enter it, others may not.
 	Enter string
+	// Share is root's; both put files into it and take them out. Others do not.
+	Share string
+	// Links are made where other programs look for what lies in a folder of the
+	// user's: path and content of each.
+	Links map[string]string
 }
 
 // Prepare makes the folders what they are to be. Those that are right already are
 // left alone, which keeps the log of the security modules quiet.
-func Prepare(f Folders, gid int) error {
-	// In this order: once a folder is shared, the user may make things in it.
-	err := own(f.Root, fs.ModeDir|0o700, 0)
-	for _, dir := range f.Shared {
-		err = errors.Join(err, own(dir, fs.ModeDir|fs.ModeSticky|0o775, gid))
+func Prepare(f Folders, id int) error {
+	var err error
+	for _, dir := range f.Own {
+		err = errors.Join(err, give(dir, 0o755, id, id))
 	}
-	return errors.Join(err, own(f.Enter, fs.ModeDir|0o750, gid))
+	err = errors.Join(err, give(f.Enter, 0o750, os.Geteuid(), id), give(f.Share, 0o770, os.Geteuid(), id))
+	for path, to := range f.Links {
+		err = errors.Join(err, link(path, to))
+	}
+	return err
 }
 
-// own makes dir, if need be, and gives it to root and the group. Nobody else may
-// have made it: its parent is root's, or has the sticky bit.
-func own(dir string, mode fs.FileMode, gid int) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// give makes dir, if need be, and gives it to an owner and a group.
+func give(dir string, mode fs.FileMode, uid, gid int) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	info, err := os.Lstat(dir)
@@ -44,18 +52,30 @@ func own(dir string, mode fs.FileMode, gid int) error {
 		return err
 	}
 	stat := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to somebody else", dir)
+	if owner := int(stat.Uid); !info.IsDir() || owner != os.Geteuid() && owner != uid {
+		return fmt.Errorf("%s is no folder of ours", dir)
 	}
-	if info.Mode() == mode && int(stat.Gid) == gid {
+	// The mode first: to change that of somebody else's folder takes a capability
+	// that snapd does not grant.
+	if info.Mode().Perm() != mode {
+		if err := os.Chmod(dir, mode); err != nil {
+			return err
+		}
+	}
+	if int(stat.Uid) == uid && int(stat.Gid) == gid {
 		return nil
 	}
-	// The mode first: to change that of a folder of another group takes a
-	// capability that snapd does not grant.
-	if err := os.Chmod(dir, mode.Perm()|mode&fs.ModeSticky); err != nil {
-		return err
+	return os.Lchown(dir, uid, gid)
+}
+
+// link makes a symbolic link. What is there already, and is no such link, is
+// somebody's file and stays.
+func link(path, to string) error {
+	err := os.Symlink(to, path)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
 	}
-	return os.Chown(dir, -1, gid)
+	return err
 }
 
 // To makes the process that of the user, and group, id: without supplementary

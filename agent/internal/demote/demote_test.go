@@ -44,20 +44,27 @@ func try(dir string) error {
 			return fmt.Errorf("%s is left: %w\n%s", set, err, status)
 		}
 	}
-	for _, dir := range f.Shared {
-		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(filepath.Join(dir, "file"), filepath.Join(dir, "token")); err != nil {
-			return err
-		}
+	own := f.Own[0]
+	if err := os.WriteFile(filepath.Join(own, "file"), nil, 0o600); err != nil {
+		return err
 	}
+	if err := os.Rename(filepath.Join(own, "file"), filepath.Join(own, "token")); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(f.Share, "mine"), nil, 0o600); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(own), "token")); err != nil {
+		return fmt.Errorf("the link does not lead to the file: %w", err)
+	}
+	root := filepath.Join(filepath.Dir(own), "loader")
 	for what, err := range map[string]error{
-		"root's folder was renamed": os.Rename(f.Root, f.Root+"2"),
-		"root's file was removed":   os.Remove(filepath.Join(f.Shared[0], "root's")),
-		"root's folder was read":    only(os.ReadDir(f.Root)),
-		"the socket was removed":    os.Remove(filepath.Join(f.Enter, "sock")),
-		"its folder was written to": os.WriteFile(filepath.Join(f.Enter, "file"), nil, 0o600),
+		"root's folder was renamed":   os.Rename(root, root+"2"),
+		"root's folder was read":      only(os.ReadDir(root)),
+		"a file was made beside it":   os.WriteFile(root+".beside", nil, 0o600),
+		"the socket was removed":      os.Remove(filepath.Join(f.Enter, "sock")),
+		"its folder was written to":   os.WriteFile(filepath.Join(f.Enter, "file"), nil, 0o600),
+		"the own folder was replaced": os.Rename(own, own+"2"),
 	} {
 		if err == nil {
 			return fmt.Errorf("%s", what)
@@ -74,9 +81,10 @@ func only(_ []os.DirEntry, err error) error { return err }
 func folders(dir string) demote.Folders {
 	common := filepath.Join(dir, "common")
 	return demote.Folders{
-		Root:   filepath.Join(common, "loader"),
-		Shared: []string{common, filepath.Join(dir, "data")},
-		Enter:  filepath.Join(common, "loader-socket"),
+		Own:   []string{filepath.Join(common, "agent"), filepath.Join(dir, "data", "run")},
+		Enter: filepath.Join(common, "loader-socket"),
+		Share: filepath.Join(common, "waiting"),
+		Links: map[string]string{filepath.Join(common, "token"): "agent/token"},
 	}
 }
 
@@ -96,15 +104,15 @@ func TestUserGetsItsOwnAndNothingElse(t *testing.T) {
 		}
 	}
 	f := folders(dir)
-	for _, d := range []string{f.Shared[0], f.Shared[1], f.Enter} { // as snapd and systemd make them
-		if err := os.MkdirAll(d, 0o755); err != nil {
+	for path, mode := range map[string]fs.FileMode{ // as snapd, systemd and the loader make them
+		filepath.Join(dir, "common"): 0o755, filepath.Join(dir, "data"): 0o755, f.Enter: 0o755, filepath.Join(dir, "common/loader"): 0o700,
+	} {
+		if err := os.MkdirAll(path, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, file := range []string{filepath.Join(f.Shared[0], "root's"), filepath.Join(f.Enter, "sock")} {
-		if err := os.WriteFile(file, nil, 0o666); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(f.Enter, "sock"), nil, 0o666); err != nil {
+		t.Fatal(err)
 	}
 	for range 2 { // a second start finds everything as it is
 		cmd := exec.CommandContext(t.Context(), binary(t))
@@ -115,7 +123,8 @@ func TestUserGetsItsOwnAndNothingElse(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		f.Root: "drwx------ 0:0", f.Shared[0]: "dtrwxrwxr-x 0:65534", f.Shared[1]: "dtrwxrwxr-x 0:65534", f.Enter: "drwxr-x--- 0:65534",
+		f.Own[0]: "drwxr-xr-x 65534:65534", f.Own[1]: "drwxr-xr-x 65534:65534", f.Enter: "drwxr-x--- 0:65534", f.Share: "drwxrwx--- 0:65534",
+		filepath.Dir(f.Own[0]): "drwxr-xr-x 0:0",
 	} {
 		info, err := os.Lstat(path)
 		if err != nil {
@@ -145,11 +154,11 @@ func binary(t *testing.T) string {
 func TestFolderOfSomebodyElseIsRefused(t *testing.T) {
 	asRoot(t)
 	tests := map[string]func(path string) error{
-		"made by the user": func(path string) error {
+		"somebody else's": func(path string) error {
 			if err := os.Mkdir(path, 0o755); err != nil {
 				return err
 			}
-			return os.Chown(path, user, user)
+			return os.Chown(path, user-1, user)
 		},
 		"a link":    func(path string) error { return os.Symlink(os.TempDir(), path) },
 		"no folder": func(path string) error { return os.WriteFile(path, nil, fs.FileMode(0o600)) },
@@ -158,15 +167,35 @@ func TestFolderOfSomebodyElseIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			f := folders(dir)
-			if err := os.MkdirAll(filepath.Dir(f.Root), 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Dir(f.Own[0]), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := make(f.Root); err != nil {
+			if err := make(f.Own[0]); err != nil {
 				t.Fatal(err)
 			}
 			if err := demote.Prepare(f, user); err == nil {
 				t.Error("it was taken")
 			}
 		})
+	}
+}
+
+func TestFileInPlaceOfALinkStays(t *testing.T) {
+	asRoot(t)
+	dir := t.TempDir()
+	f := folders(dir)
+	for path := range f.Links {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := demote.Prepare(f, user); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != "old" {
+			t.Errorf("%q, %v", b, err)
+		}
 	}
 }

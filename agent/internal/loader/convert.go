@@ -18,8 +18,14 @@ func fromStatus(r *loaderv1.StatusResponse) Status {
 			ModulesDisabled:    k.GetModulesDisabled(),
 			SignatureEnforced:  k.GetSignatureEnforced(),
 			Lockdown:           k.GetLockdown(),
+			ModuleKeys:         k.GetModuleKeys(),
+			RevokedKeys:        k.GetRevokedKeys(),
 		},
 		RootVersion: r.GetRootVersion(),
+	}
+	if k != nil && k.SecureBoot != nil {
+		on := k.GetSecureBoot()
+		s.Kernel.SecureBoot = &on
 	}
 	for _, t := range k.GetTaints() {
 		s.Kernel.Taints = append(s.Kernel.Taints, Taint{int(t.GetBit()), t.GetLetter(), t.GetMeaning(), t.GetModules()})

@@ -92,6 +92,9 @@ type Kernel struct {
 	ModulesDisabled    bool
 	SignatureEnforced  bool
 	Lockdown           string
+	SecureBoot         *bool    // nil: the firmware does not say
+	ModuleKeys         []string // subject key identifiers, lower-case hexadecimal; none: they cannot be told
+	RevokedKeys        []string // "tbs:" and a hash, "key:" and a subject key identifier
 	Taints             []Taint
 }
 

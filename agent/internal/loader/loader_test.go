@@ -45,10 +45,12 @@ func serve(t *testing.T) (*loadertest.Fake, *loader.Client) {
 func TestStatusArrivesWhole(t *testing.T) {
 	fake, client := serve(t)
 	d := patch.Digest(sha256.Sum256(nil))
+	off := false
 	want := loader.Status{
 		RootVersion: 7,
 		Kernel: loader.Kernel{Kernel: kernel, BootID: "b", LivepatchSupported: true, FtraceEnabled: true, ModulesDisabled: true, SignatureEnforced: true,
-			Lockdown: "integrity", Taints: []loader.Taint{{Bit: 12, Letter: "O", Meaning: "out of tree", Modules: []string{"zfs"}}}},
+			Lockdown: "integrity", SecureBoot: &off, ModuleKeys: []string{"0a0b", "0c"}, RevokedKeys: []string{"key:0c", "tbs:0d"},
+			Taints: []loader.Taint{{Bit: 12, Letter: "O", Meaning: "out of tree", Modules: []string{"zfs"}}}},
 		Livepatches: []loader.Livepatch{
 			{Name: "ours", State: loader.Enabling, Standing: loader.Trial, Version: "1.2", Sequence: 3, Digest: d, Inserted: time.Unix(1e9, 0).UTC(),
 				Blockers: []loader.Blocker{{TID: 1, Comm: "init", State: "S (sleeping)"}}, BlockerCount: 40},

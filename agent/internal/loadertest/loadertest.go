@@ -227,6 +227,11 @@ func (f *Fake) Serve(socket string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.ServeOn(l), nil
+}
+
+// ServeOn is Serve for a listener.
+func (f *Fake) ServeOn(l net.Listener) (stop func()) {
 	srv := grpc.NewServer()
 	loaderv1.RegisterLoaderServiceServer(srv, &server{fake: f})
 	done := make(chan struct{})
@@ -234,7 +239,7 @@ func (f *Fake) Serve(socket string) (stop func(), err error) {
 		defer close(done)
 		_ = srv.Serve(l) // ends when it is stopped
 	}()
-	return func() { srv.Stop(); <-done }, nil
+	return func() { srv.Stop(); <-done }
 }
 
 type server struct {
@@ -255,6 +260,7 @@ func (s *server) Status(ctx context.Context, _ *loaderv1.StatusRequest) (*loader
 		Arch: st.Kernel.Arch, Release: st.Kernel.Release, BuildId: string(st.Kernel.BuildID), BootId: st.Kernel.BootID,
 		LivepatchSupported: st.Kernel.LivepatchSupported, FtraceEnabled: st.Kernel.FtraceEnabled, ModulesDisabled: st.Kernel.ModulesDisabled,
 		SignatureEnforced: st.Kernel.SignatureEnforced, Lockdown: st.Kernel.Lockdown,
+		SecureBoot: st.Kernel.SecureBoot, ModuleKeys: st.Kernel.ModuleKeys, RevokedKeys: st.Kernel.RevokedKeys,
 	}}
 	for _, t := range st.Kernel.Taints {
 		res.Kernel.Taints = append(res.Kernel.Taints, &loaderv1.Taint{Bit: int32(t.Bit), Letter: t.Letter, Meaning: t.Meaning, Modules: t.Modules})

@@ -44,8 +44,11 @@ type Agent interface {
 	Enable(ctx context.Context, authToken string) (machineToken string, err error)
 	Disable(ctx context.Context, remove bool) (machineToken string, notes []string, err error)
 	Refresh(ctx context.Context) ([]string, error)
+	Unfinished() (why, hint string)
 	Config() map[string]string
 	SetConfig(ctx context.Context, values map[string]string) (changed []string, err error)
+	Configure(ctx context.Context, c config.Change) (config.Standing, error)
+	Recheck()
 }
 
 // A Server serves one agent.
@@ -55,6 +58,10 @@ type Server struct {
 	Version string
 	// Allow are the user ids that may use the private socket, besides root.
 	Allow []uint32
+	// Hint says what a person can do about an error.
+	Hint func(error) string
+
+	refused onceEach
 }
 
 // Public returns the handler of the public socket.
@@ -80,6 +87,11 @@ func (s *Server) Private() http.Handler {
 	mux.HandleFunc("PUT /refresh", s.refresh)
 	mux.HandleFunc("GET /config", s.getConfig)
 	mux.HandleFunc("PUT /config", s.setConfig)
+	mux.HandleFunc("PUT /configure", s.configure)
+	mux.HandleFunc("PUT /recheck", func(w http.ResponseWriter, _ *http.Request) {
+		s.Agent.Recheck()
+		w.WriteHeader(http.StatusNoContent)
+	})
 	return s.authorized(mux)
 }
 
@@ -100,7 +112,11 @@ func (s *Server) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, ok := r.Context().Value(peerKey{}).(peercred.Info)
 		if !ok || peer.UID != 0 && !slices.Contains(s.Allow, peer.UID) {
-			s.Log.WarnContext(r.Context(), "Refused a request", "path", r.URL.Path, "peer_uid", peer.UID)
+			level := slog.LevelInfo
+			if s.refused.first(peer.UID) { // nobody fills the log by asking again
+				level = slog.LevelWarn
+			}
+			s.Log.Log(r.Context(), level, "Refused a request", "path", r.URL.Path, "peer_uid", peer.UID)
 			refuse(w, http.StatusForbidden, "cannot do this as an ordinary user", "run it with sudo")
 			return
 		}
@@ -172,13 +188,19 @@ func authToken(w http.ResponseWriter, r *http.Request) (string, error) {
 	return body.AuthToken, nil
 }
 
-// decode reads the JSON body of a request.
-func decode(w http.ResponseWriter, r *http.Request, v any) error {
+// body reads the body of a request.
+func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLong *http.MaxBytesError
 	if errors.As(err, &tooLong) {
-		return fmt.Errorf("request is longer than %d bytes: %w", tooLong.Limit, patch.ErrTooLarge)
+		return nil, fmt.Errorf("request is longer than %d bytes: %w", tooLong.Limit, patch.ErrTooLarge)
 	}
+	return b, err
+}
+
+// decode reads the JSON body of a request.
+func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	b, err := body(w, r)
 	if err != nil {
 		return err
 	}
@@ -194,7 +216,11 @@ func (s *Server) disable(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	say(w, append([]string{"Successfully disabled device. Removed machine-token: " + machineToken}, notes...)...)
+	line := "Successfully disabled device. Removed machine-token: " + machineToken
+	if machineToken == "" {
+		line = "Successfully disabled device. It was waiting to be enabled."
+	}
+	say(w, append([]string{line}, notes...)...)
 }
 
 func (s *Server) refresh(w http.ResponseWriter, r *http.Request) {
@@ -224,6 +250,27 @@ func (s *Server) setConfig(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// configure makes a change of everything at once, as snapd's hook needs it.
+func (s *Server) configure(w http.ResponseWriter, r *http.Request) {
+	b, err := body(w, r)
+	var change config.Change
+	if err == nil {
+		if change, err = config.ParseChange(b); err != nil {
+			err = fmt.Errorf("%w: %w", patch.ErrInvalid, err)
+		}
+	}
+	var now config.Standing
+	if err == nil {
+		now, err = s.Agent.Configure(r.Context(), change)
+	}
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(now)
+}
+
 // say answers with lines of text.
 func say(w http.ResponseWriter, lines ...string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -234,12 +281,32 @@ func say(w http.ResponseWriter, lines ...string) {
 func (s *Server) fail(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, agent.ErrNotEnabled):
-		refuse(w, http.StatusBadRequest, status.NotEnabled, "")
+		s.refuseNotEnabled(w)
 	case errors.Is(err, agent.ErrEnabled):
 		refuse(w, http.StatusConflict, err.Error(), "")
 	default:
-		refuse(w, codeOf(err), firstLine(err.Error()), agent.HintFor(err))
+		refuse(w, codeOf(err), firstLine(err.Error()), s.hint(err))
 	}
+}
+
+// refuseNotEnabled answers what has to do with an enrolment that there is not.
+// Programs look for the first sentence; behind it people learn what became of the
+// token that they gave.
+func (s *Server) refuseNotEnabled(w http.ResponseWriter) {
+	why, hint := s.Agent.Unfinished()
+	if why == "" {
+		refuse(w, http.StatusBadRequest, status.NotEnabled, "")
+		return
+	}
+	sentence, _, _ := strings.Cut(status.NotEnabled, ".")
+	refuse(w, http.StatusBadRequest, sentence+". "+firstLine(why), firstLine(hint))
+}
+
+func (s *Server) hint(err error) string {
+	if s.Hint == nil {
+		return agent.HintFor(err)
+	}
+	return s.Hint(err)
 }
 
 // codeOf returns the HTTP status for an error.

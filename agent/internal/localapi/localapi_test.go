@@ -34,6 +34,8 @@ type fakeAgent struct {
 	asked    []string
 	values   map[string]string
 	slow     time.Duration // how long Refresh takes
+	why      string        // a token was given, and the machine is not enabled yet
+	change   config.Change
 }
 
 const token = "00112233445566778899aabbccddeeff"
@@ -83,6 +85,20 @@ func (f *fakeAgent) SetConfig(_ context.Context, values map[string]string) ([]st
 	return nil, f.err
 }
 
+func (f *fakeAgent) Unfinished() (why, hint string) {
+	if f.why == "" {
+		return "", ""
+	}
+	return f.why, "check the network"
+}
+
+func (f *fakeAgent) Configure(_ context.Context, c config.Change) (config.Standing, error) {
+	f.change = c
+	return config.Standing{Config: c.Config, Enabled: f.enabled, Waiting: f.why != ""}, f.err
+}
+
+func (f *fakeAgent) Recheck() { f.asked = append(f.asked, "recheck") }
+
 // serve returns a way to call the two sockets of an agent.
 func serve(t *testing.T, f *fakeAgent) func(socket, method, path, body string) (int, string) {
 	t.Helper()
@@ -91,7 +107,7 @@ func serve(t *testing.T, f *fakeAgent) func(socket, method, path, body string) (
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l, err := localapi.Listen(dir)
+	l, err := localapi.Listen(dir, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,18 +177,28 @@ func TestAnswers(t *testing.T) {
 		"enable while service is down": {fakeAgent{err: down}, private, "PUT", "/enable?auth-token=t", "", 502, "cannot check in: connection to x refused\nhint: check that the service runs…"},
 		"disable": {on, private, "PUT", "/disable", "", 200,
 			"Successfully disabled device. Removed machine-token: " + token + "\nLivepatch x stays in the kernel.\n"},
-		"refresh":                {on, private, "PUT", "/refresh", "", 200, "checking for patches\nnothing to apply\n"},
-		"refresh that fails":     {fakeAgent{err: errors.New("a\nb")}, private, "PUT", "/refresh", "", 500, "a b\n"},
-		"refresh, not applied":   {fakeAgent{err: &agent.PatchError{Message: "m", Hint: "h"}}, private, "PUT", "/refresh", "", 502, "m\nhint: h\n"},
-		"refresh, not enabled":   {fakeAgent{err: agent.ErrNotEnabled}, private, "PUT", "/refresh", "", 400, status.NotEnabled + "\n"},
-		"config":                 {on, private, "GET", "/config", "", 200, `{"http-proxy":"","remote-server":"https://livepatch.test"}` + "\n"},
-		"config change":          {on, private, "PUT", "/config", `{"http-proxy":""}`, 204, ""},
-		"config, unknown key":    {fakeAgent{err: config.ErrUnknownKey}, private, "PUT", "/config", `{"x":"y"}`, 400, config.ErrUnknownKey.Error() + "…"},
-		"config, no object":      {on, private, "PUT", "/config", `[]`, 400, "cannot change the configuration: request is not valid: need a JSON object\n"},
-		"refused by the loader":  {fakeAgent{err: patch.ErrFtraceDisabled}, private, "PUT", "/refresh", "", 500, "ftrace is disabled\nhint: switch it on with…"},
-		"changing in public":     {on, public, "PUT", "/disable", "", 404, "404 page not found\n"},
-		"config in public":       {on, public, "GET", "/config", "", 404, "404 page not found\n"},
-		"reading with the wrong": {on, private, "GET", "/refresh", "", 405, "Method Not Allowed\n"},
+		"refresh":               {on, private, "PUT", "/refresh", "", 200, "checking for patches\nnothing to apply\n"},
+		"refresh that fails":    {fakeAgent{err: errors.New("a\nb")}, private, "PUT", "/refresh", "", 500, "a b\n"},
+		"refresh, not applied":  {fakeAgent{err: &agent.PatchError{Message: "m", Hint: "h"}}, private, "PUT", "/refresh", "", 502, "m\nhint: h\n"},
+		"refresh, not enabled":  {fakeAgent{err: agent.ErrNotEnabled}, private, "PUT", "/refresh", "", 400, status.NotEnabled + "\n"},
+		"config":                {on, private, "GET", "/config", "", 200, `{"http-proxy":"","remote-server":"https://livepatch.test"}` + "\n"},
+		"config change":         {on, private, "PUT", "/config", `{"http-proxy":""}`, 204, ""},
+		"config, unknown key":   {fakeAgent{err: config.ErrUnknownKey}, private, "PUT", "/config", `{"x":"y"}`, 400, config.ErrUnknownKey.Error() + "…"},
+		"config, no object":     {on, private, "PUT", "/config", `[]`, 400, "cannot change the configuration: request is not valid: need a JSON object\n"},
+		"refused by the loader": {fakeAgent{err: patch.ErrFtraceDisabled}, private, "PUT", "/refresh", "", 500, "ftrace is disabled\nhint: switch it on with…"},
+		"not enabled yet": {fakeAgent{why: "enabling: waiting for the service"}, public, "GET", "/status", "", 400,
+			"Machine is not enabled. enabling: waiting for the service\nhint: check the network\n"},
+		"configure": {on, private, "PUT", "/configure", `{"config":{"log-level":"info"},"auth_token":"t"}`, 200,
+			`{"config":{"log-level":"info"},"enabled":true,"waiting":false}` + "\n"},
+		"configure and be told to wait": {fakeAgent{why: "x"}, private, "PUT", "/configure", `{}`, 200, `{"config":null,"enabled":false,"waiting":true}` + "\n"},
+		"configure both ways":           {on, private, "PUT", "/configure", `{"auth_token":"t","disable":true}`, 400, "request is not valid: cannot read change: …"},
+		"configure what is unknown":     {on, private, "PUT", "/configure", `{"x":1}`, 400, "request is not valid: cannot read change: …"},
+		"configure, refused":            {fakeAgent{err: down}, private, "PUT", "/configure", `{}`, 502, "cannot check in: connection to x refused\nhint: …"},
+		"recheck":                       {on, private, "PUT", "/recheck", "", 204, ""},
+		"recheck in public":             {on, public, "PUT", "/recheck", "", 404, "404 page not found\n"},
+		"changing in public":            {on, public, "PUT", "/disable", "", 404, "404 page not found\n"},
+		"config in public":              {on, public, "GET", "/config", "", 404, "404 page not found\n"},
+		"reading with the wrong":        {on, private, "GET", "/refresh", "", 405, "Method Not Allowed\n"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +264,7 @@ func TestSocketsOfAnAgentBefore(t *testing.T) {
 		t.Chdir(dir)
 		dir = "."
 	}
-	l, err := localapi.Listen(dir)
+	l, err := localapi.Listen(dir, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,10 @@
 package localapi
 
 import (
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 
 	"livepatch/internal/peercred"
 )
@@ -60,8 +62,41 @@ type perUserConn struct {
 	release func()
 }
 
+// SyscallConn implements [syscall.Conn]: whoever serves the connection may have to
+// know who is at its other end.
+func (c *perUserConn) SyscallConn() (syscall.RawConn, error) {
+	conn, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return conn.SyscallConn()
+}
+
 // Close implements [net.Conn].
 func (c *perUserConn) Close() error {
 	c.release()
 	return c.Conn.Close()
+}
+
+// A onceEach knows which users it has seen.
+type onceEach struct {
+	mu   sync.Mutex
+	seen map[uint32]bool
+}
+
+// maxSeen bounds what a onceEach remembers; beyond that nobody is new.
+const maxSeen = 1000
+
+// first tells whether a user was not seen before.
+func (o *onceEach) first(uid uint32) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.seen[uid] || len(o.seen) >= maxSeen {
+		return false
+	}
+	if o.seen == nil {
+		o.seen = map[uint32]bool{}
+	}
+	o.seen[uid] = true
+	return true
 }

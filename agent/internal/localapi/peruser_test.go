@@ -69,3 +69,15 @@ func TestOneUserDoesNotGetAllPlaces(t *testing.T) {
 		t.Errorf("Accept = %v, want %v", err, net.ErrClosed)
 	}
 }
+
+func TestEachUserIsNewOnce(t *testing.T) {
+	var o onceEach
+	for uid := range uint32(2 * maxSeen) {
+		if first := o.first(uid); first != (uid < maxSeen) {
+			t.Fatalf("user %d: %v", uid, first)
+		}
+		if o.first(uid) {
+			t.Fatalf("user %d is new again", uid)
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// Limits of the public socket, which anybody on the machine can connect to.
+// Limits of the sockets, which anybody on the machine may be able to connect to.
 const (
 	maxConns      = 64
 	headerTimeout = 5 * time.Second
@@ -32,19 +32,19 @@ type Listeners struct {
 }
 
 // Listen makes the two sockets in dir, in place of those that an agent before
-// left there. The caller holds the lock that keeps a second agent out, and has
-// set a umask that gives others nothing.
-func Listen(dir string) (*Listeners, error) {
+// left there; the private one with a mode. The caller holds the lock that keeps a
+// second agent out, and has set a umask that gives others nothing.
+func Listen(dir string, private fs.FileMode) (*Listeners, error) {
 	public, err := listen(filepath.Join(dir, PublicSocket), 0o666)
 	if err != nil {
 		return nil, err
 	}
-	private, err := listen(filepath.Join(dir, PrivateSocket), 0o600)
+	other, err := listen(filepath.Join(dir, PrivateSocket), private)
 	if err != nil {
 		_ = public.Close()
 		return nil, err
 	}
-	return &Listeners{public, private}, nil
+	return &Listeners{public, other}, nil
 }
 
 // listen makes one socket. Until its mode is set only the agent's user can
@@ -67,11 +67,25 @@ func listen(path string, mode fs.FileMode) (net.Listener, error) {
 // Serve answers on the sockets until ctx is done, then lets running requests
 // end. It closes the sockets and removes them.
 func (s *Server) Serve(ctx context.Context, l *Listeners) error {
-	public := s.httpServer(s.Public())
-	private := s.httpServer(s.Private())
+	return s.serve(ctx, l, s.Public(), s.Private())
+}
+
+// ServeRefusal answers every request on the sockets with err and what to do about
+// it, until ctx is done: it is for an agent that cannot begin its work. Whoever
+// asks learns why.
+func (s *Server) ServeRefusal(ctx context.Context, l *Listeners, err error) error {
+	say := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusServiceUnavailable, firstLine(err.Error()), s.hint(err))
+	})
+	return s.serve(ctx, l, say, s.authorized(say))
+}
+
+func (s *Server) serve(ctx context.Context, l *Listeners, publicly, privately http.Handler) error {
+	public := s.httpServer(publicly)
+	private := s.httpServer(privately)
 	errs := make(chan error, 2)
 	go func() { errs <- public.Serve(netutil.LimitListener(limitPerUser(l.public, maxPerUser), maxConns)) }()
-	go func() { errs <- private.Serve(l.private) }()
+	go func() { errs <- private.Serve(limitPerUser(l.private, maxPerUser)) }()
 	var err error
 	ended := 0
 	select {

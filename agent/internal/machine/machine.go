@@ -8,6 +8,7 @@ package machine
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io/fs"
 	"runtime"
@@ -35,7 +36,8 @@ type Facts struct {
 
 // Read returns the facts of the machine whose root is root. The release of the
 // kernel, its build-id and the boot-id must be readable: without them no patch
-// can be chosen.
+// can be chosen. If it is only the build-id that cannot be read, as before a plug
+// of the snap is connected, the other facts come with the error.
 func Read(root fs.FS) (Facts, error) {
 	f := Facts{Kernel: patch.Kernel{Arch: kernel.Arch()}}
 	var err error
@@ -45,35 +47,34 @@ func Read(root fs.FS) (Facts, error) {
 	if err := patch.CheckWord("a kernel release", f.Kernel.Release); err != nil {
 		return Facts{}, fmt.Errorf("cannot tell which kernel runs: %w", err)
 	}
-	notes, err := fs.ReadFile(root, "sys/kernel/notes")
-	if err == nil {
-		f.Kernel.BuildID, err = patch.BuildIDFromNotes(notes)
-	}
-	if err != nil {
-		return Facts{}, fmt.Errorf("cannot tell which build of kernel %s runs: %w", f.Kernel.Release, err)
-	}
 	if f.BootID, err = line(root, "proc/sys/kernel/random/boot_id"); err != nil {
 		return Facts{}, fmt.Errorf("cannot tell boots apart: %w", err)
 	}
 	f.readVersions(root)
 	f.CPUModel = cpuModel(slurp(root, "proc/cpuinfo"))
 	f.BootTime = bootTime(slurp(root, "proc/stat"))
+	notes, err := fs.ReadFile(root, "sys/kernel/notes")
+	if err == nil {
+		f.Kernel.BuildID, err = patch.BuildIDFromNotes(notes)
+	}
+	if err != nil {
+		return f, fmt.Errorf("cannot tell which build of kernel %s runs: %w", f.Kernel.Release, err)
+	}
 	return f, nil
 }
 
-// readVersions fills in what differs from distribution to distribution.
+// readVersions fills in what differs from distribution to distribution. Who made
+// the kernel is read from the kernel: inside a snap there is no os-release, or it is
+// that of the snap's base, and a distribution may run the kernel of another.
 func (f *Facts) readVersions(root fs.FS) {
-	f.Distribution = distribution(slurp(root, "etc/os-release"))
-	if f.Distribution == "" {
-		f.Distribution = distribution(slurp(root, "usr/lib/os-release"))
-	}
-	f.Vendor = f.Distribution
 	f.DisplayVersion = f.Kernel.Release
 	if v := signatureVersion(slurp(root, "proc/version_signature")); v != "" {
 		f.Vendor, f.KernelVersion, f.DisplayVersion = "ubuntu", v, v
-		return
+	} else if v := debianVersion(slurp(root, "proc/version")); v != "" {
+		f.Vendor, f.KernelVersion = "debian", v
 	}
-	f.KernelVersion = debianVersion(slurp(root, "proc/version"))
+	f.Distribution = cmp.Or(distribution(slurp(root, "etc/os-release")), distribution(slurp(root, "usr/lib/os-release")), f.Vendor)
+	f.Vendor = cmp.Or(f.Vendor, f.Distribution)
 }
 
 // DebianArch returns the architecture as Debian names it, "amd64", which is

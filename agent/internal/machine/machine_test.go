@@ -83,6 +83,24 @@ func TestReadUbuntu(t *testing.T) {
 	}
 }
 
+// In a snap without a base there is no os-release, and in one with a base it is the
+// base's.
+func TestReadInASnap(t *testing.T) {
+	for name, release := range map[string]string{"without a base": "", "with a base": "ID=ubuntu-core\n"} {
+		t.Run(name, func(t *testing.T) {
+			root := debian()
+			delete(root, "etc/os-release")
+			if release != "" {
+				root["usr/lib/os-release"] = &fstest.MapFile{Data: []byte(release)}
+			}
+			got, err := Read(root)
+			if err != nil || got.Vendor != "debian" || got.Distribution == "" {
+				t.Errorf("vendor %q of distribution %q, %v", got.Vendor, got.Distribution, err)
+			}
+		})
+	}
+}
+
 func TestReadNeedsWhatChoosesThePatch(t *testing.T) {
 	tests := map[string]struct {
 		file, content string // "" means no such file

@@ -29,6 +29,7 @@ func (s Status) cleaned() Status {
 	s.Others = each(s.Others, func(o Other) Other { return Other{Name: line(o.Name), State: line(o.State)} })
 	s.Notices = each(s.Notices, func(n Notice) Notice { return Notice{Message: line(n.Message), Hint: line(n.Hint)} })
 	s.FixedCVEs = s.FixedCVEs.cleaned()
+	s.ModuleSigning = s.ModuleSigning.cleaned()
 	if s.Security != nil {
 		sec := *s.Security
 		sec.Lockdown = line(sec.Lockdown)
@@ -36,6 +37,17 @@ func (s Status) cleaned() Status {
 		s.Security = &sec
 	}
 	return s
+}
+
+func (m *ModuleSigning) cleaned() *ModuleSigning {
+	if m == nil {
+		return nil
+	}
+	c := *m
+	c.State = oneOf(c.State, "unknown", "enrolled", "not-enrolled", "revoked")
+	cleanAll(&c.Key, &c.Certificate, &c.Subject, &c.Message, &c.Hint)
+	c.NotBefore, c.NotAfter = second(c.NotBefore), second(c.NotAfter)
+	return &c
 }
 
 // rank puts the running kernel before all others.

@@ -29,6 +29,8 @@ func fixtures() map[string]status.Status {
 		"suspect":         suspect(),
 		"blocked":         blocked(),
 		"coverage-ending": coverageEnding(),
+		"not-enrolled":    notEnrolled(),
+		"key-expired":     keyExpired(),
 		"zero":            {},
 	}
 }
@@ -132,6 +134,34 @@ func failed() status.Status {
 	return s
 }
 
+// notEnrolled is a machine whose kernel does not know the vendor's key.
+func notEnrolled() status.Status {
+	s := applied()
+	l := &s.Kernels[0].Livepatch
+	l.State, l.Failure, l.Standing, l.Module = status.ApplyFailed, status.FailureSignature, "", ""
+	l.Fixes[0].Patched = false
+	message := "this kernel takes signed modules only, and does not know the key that signed the patch, 0bf1a2c3d4e5f60718293a4b5c6d7e8f90a1b2c3"
+	hint := "enrol it with: sudo mokutil --import /snap/canonical-livepatch/current/keys/livepatch-kmod.x509; then reboot, and confirm it on the console"
+	l.PatchError, l.PatchHint = "cannot apply patch 121.4: "+message, hint
+	s.ModuleSigning = &status.ModuleSigning{
+		Demanded: true, Key: "0bf1a2c3d4e5f60718293a4b5c6d7e8f90a1b2c3", State: "not-enrolled",
+		Certificate: "/snap/canonical-livepatch/current/keys/livepatch-kmod.x509", Subject: "CN=Livepatch modules",
+		NotBefore: at("2026-01-01T00:00:00Z"), NotAfter: at("2035-12-30T00:00:00Z"), Message: message, Hint: hint,
+	}
+	return s
+}
+
+// keyExpired is a machine that is in order, and whose vendor's key is not.
+func keyExpired() status.Status {
+	s := applied()
+	m := *notEnrolled().ModuleSigning
+	m.State, m.NotAfter = "enrolled", at("2026-09-01T00:00:00Z")
+	m.Message, m.Hint = "the certificate of the key that signs patches has expired on 2026-09-01; the kernel does not look at the date", "update it with: sudo snap refresh canonical-livepatch"
+	s.ModuleSigning = &m
+	s.Notices = []status.Notice{{Message: m.Message, Hint: m.Hint}}
+	return s
+}
+
 func suspect() status.Status {
 	s := applied()
 	l := &s.Kernels[0].Livepatch
@@ -179,9 +209,12 @@ func hostile() status.Status {
 		BlockingOptions: []string{evil},
 		Blocked:         []status.Blocked{{CVE: evil, Notice: evil}},
 		Security:        &status.Security{SecureBoot: status.Tristate(evil), Lockdown: evil, ModulesDisabled: true},
-		Taints:          []status.Taint{{Letter: evil, Meaning: evil, Modules: []string{evil}}},
-		Others:          []status.Other{{Name: evil, State: evil}},
-		Notices:         []status.Notice{{Message: evil, Hint: evil}},
+		ModuleSigning: &status.ModuleSigning{
+			Key: evil, State: evil, Certificate: evil, Subject: evil, NotAfter: time.Unix(1<<40, 0), Message: evil, Hint: evil,
+		},
+		Taints:  []status.Taint{{Letter: evil, Meaning: evil, Modules: []string{evil}}},
+		Others:  []status.Other{{Name: evil, State: evil}},
+		Notices: []status.Notice{{Message: evil, Hint: evil}},
 		FixedCVEs: &status.FixedCVEs{
 			InstalledKernels: []string{evil}, PatchedCVEs: []string{evil}, Digest: evil,
 			KernelPackageFixes: []status.PackageFixes{{Package: evil, CVEs: []string{evil}}},

@@ -150,6 +150,7 @@ func (h *humane) security(s Status) {
 			h.put("module loading", "disabled until reboot")
 		}
 	}
+	h.signing(s.ModuleSigning)
 	if len(s.Taints) > 0 {
 		h.WriteString("taints:\n")
 	}
@@ -162,6 +163,37 @@ func (h *humane) security(s Status) {
 	for _, o := range s.Others {
 		h.item(o.Name + ": " + o.State)
 	}
+}
+
+// signing tells how the kernel stands to the key of the vendor's modules.
+func (h *humane) signing(m *ModuleSigning) {
+	if m == nil {
+		return
+	}
+	key := m.Key
+	if m.Subject != "" {
+		key += " (" + m.Subject + ")"
+	}
+	if key == "" {
+		key = "not known"
+	}
+	h.put("patch signing key", key)
+	switch m.State {
+	case "enrolled":
+		h.put("signing key in kernel", "✓ enrolled")
+	case "not-enrolled":
+		h.put("signing key in kernel", choose(m.Demanded, "✗ ", "")+"not enrolled")
+	case "revoked":
+		h.put("signing key in kernel", "✗ revoked")
+	default:
+		h.put("signing key in kernel", "not known")
+	}
+	if !m.NotAfter.IsZero() {
+		h.put("signing certificate valid", fmt.Sprintf("%s to %s%s", date(m.NotBefore), date(m.NotAfter), choose(h.now.After(m.NotAfter), ", expired", "")))
+	}
+	h.put("signing certificate", m.Certificate)
+	h.put("signing problem", m.Message)
+	h.put("signing hint", m.Hint)
 }
 
 // blocked warns of fixes that the configuration holds back. The table is for

@@ -40,6 +40,7 @@ type (
 		UsingCutoffDate bool          `json:"Using-Cutoff-Date"`
 		BlockedFixes    []jsonBlocked `json:"Blocked-Fixes"`
 		KernelSecurity  *jsonSecurity `json:"Kernel-Security,omitempty"`
+		ModuleSigning   *jsonSigning  `json:"Module-Signing,omitempty"`
 		Taints          []jsonTaint   `json:"Taints"`
 		Others          []jsonOther   `json:"Other-Livepatches"`
 	}
@@ -115,6 +116,18 @@ type (
 		ModulesDisabled    bool   `json:"Modules-Disabled"`
 		FtraceEnabled      bool   `json:"Ftrace-Enabled"`
 		LivepatchSupported bool   `json:"Livepatch-Supported"`
+	}
+
+	jsonSigning struct {
+		Demanded    bool       `json:"Demanded"`
+		Key         string     `json:"Key"`   // subject key identifier; "" if not known, or none
+		State       string     `json:"State"` // "enrolled", "not-enrolled", "revoked", "unknown"
+		Certificate string     `json:"Certificate,omitempty"`
+		Subject     string     `json:"Subject,omitempty"`
+		NotBefore   *time.Time `json:"Not-Before,omitempty"`
+		NotAfter    *time.Time `json:"Not-After,omitempty"`
+		Message     string     `json:"Message,omitempty"`
+		Hint        string     `json:"Hint,omitempty"`
 	}
 
 	jsonTaint struct {
@@ -199,6 +212,12 @@ func toJSONVerbose(s Status) *jsonVerbose {
 			ModulesDisabled:    sec.ModulesDisabled,
 			FtraceEnabled:      sec.FtraceEnabled,
 			LivepatchSupported: sec.LivepatchSupported,
+		}
+	}
+	if m := s.ModuleSigning; m != nil {
+		v.ModuleSigning = &jsonSigning{
+			Demanded: m.Demanded, Key: m.Key, State: m.State, Certificate: m.Certificate, Subject: m.Subject,
+			NotBefore: orNil(m.NotBefore), NotAfter: orNil(m.NotAfter), Message: m.Message, Hint: m.Hint,
 		}
 	}
 	return v

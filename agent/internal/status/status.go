@@ -109,8 +109,12 @@ type Status struct {
 	BlockingOptions []string
 
 	Security *Security // what the kernel lets in; nil if not known
-	Taints   []Taint
-	Others   []Other // livepatches that somebody else inserted
+	// ModuleSigning is how the kernel stands to the key that signs the vendor's
+	// modules; nil if there is nothing to say.
+	ModuleSigning *ModuleSigning
+
+	Taints []Taint
+	Others []Other // livepatches that somebody else inserted
 
 	// Notices are further things worth a person's attention, each one line.
 	Notices []Notice
@@ -223,6 +227,24 @@ type Security struct {
 	ModulesDisabled    bool   // until reboot
 	FtraceEnabled      bool
 	LivepatchSupported bool
+}
+
+// ModuleSigning says whether the kernel takes the signatures of the vendor's
+// modules: of signatures that the kernel checks by itself, as with Secure Boot.
+type ModuleSigning struct {
+	Demanded bool   // the kernel takes no module without one
+	Key      string // that signs patches: subject key identifier; "": not known, or none
+	// State is "enrolled", "not-enrolled", "revoked" or "unknown".
+	State string
+
+	// About the certificate that was shipped: where it lies, and, if it is of Key,
+	// what it says.
+	Certificate         string
+	Subject             string
+	NotBefore, NotAfter time.Time // zero: not known
+
+	// Message is what is wrong, and Hint the next step; "" if all is well.
+	Message, Hint string
 }
 
 // A Tristate is a fact that a machine may be unable to tell. The zero Tristate

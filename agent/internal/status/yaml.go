@@ -36,6 +36,7 @@ type (
 		BlockingOptions []string      `yaml:"blocking-options"`
 		BlockedFixes    []yamlBlocked `yaml:"blocked-fixes"`
 		KernelSecurity  *yamlSecurity `yaml:"kernel-security,omitempty"`
+		ModuleSigning   *yamlSigning  `yaml:"module-signing,omitempty"`
 		Taints          []yamlTaint   `yaml:"taints"`
 		Others          []yamlOther   `yaml:"other-livepatches"`
 	}
@@ -91,6 +92,18 @@ type (
 		ModulesDisabled    bool   `yaml:"modules-disabled"`
 		FtraceEnabled      bool   `yaml:"ftrace-enabled"`
 		LivepatchSupported bool   `yaml:"livepatch-supported"`
+	}
+
+	yamlSigning struct {
+		Demanded    bool       `yaml:"demanded"`
+		Key         string     `yaml:"key"`
+		State       string     `yaml:"state"`
+		Certificate string     `yaml:"certificate,omitempty"`
+		Subject     string     `yaml:"subject,omitempty"`
+		NotBefore   *time.Time `yaml:"not-before,omitempty"`
+		NotAfter    *time.Time `yaml:"not-after,omitempty"`
+		Message     string     `yaml:"message,omitempty"`
+		Hint        string     `yaml:"hint,omitempty"`
 	}
 
 	yamlTaint struct {
@@ -162,6 +175,12 @@ func toYAML(s Status, verbose bool) yamlStatus {
 			ModulesDisabled:    sec.ModulesDisabled,
 			FtraceEnabled:      sec.FtraceEnabled,
 			LivepatchSupported: sec.LivepatchSupported,
+		}
+	}
+	if m := s.ModuleSigning; m != nil {
+		y.Verbose.ModuleSigning = &yamlSigning{
+			Demanded: m.Demanded, Key: m.Key, State: m.State, Certificate: m.Certificate, Subject: m.Subject,
+			NotBefore: orNil(m.NotBefore), NotAfter: orNil(m.NotAfter), Message: m.Message, Hint: m.Hint,
 		}
 	}
 	return y

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -37,6 +38,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args[1:], kmod.Kernel{}); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "livepatch-loader: error:", err)
+		if errors.Is(err, fs.ErrPermission) {
+			fmt.Fprintln(os.Stderr, "livepatch-loader: hint: run it as root; in a snap, connect the plugs that snap connections lists")
+		}
 		if !slices.Contains(os.Args, "-boot") { // which does not undo a refresh of the snap
 			os.Exit(1)
 		}

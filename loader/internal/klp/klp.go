@@ -142,7 +142,7 @@ func (k *Kernel) Blockers(s State, limit int) (blockers []*loaderv1.Blocker, cou
 			continue
 		}
 		dir := path.Dir(file)
-		tid, _ := strconv.Atoi(path.Base(dir))
+		tid, _ := strconv.ParseInt(path.Base(dir), 10, 32)
 		_, status, _ := strings.Cut(k.text(dir+"/status"), "State:")
 		state, _, _ := strings.Cut(status, "\n")
 		blockers = append(blockers, &loaderv1.Blocker{Tid: int32(tid), Comm: k.text(dir + "/comm"), State: strings.TrimSpace(state)})

@@ -158,7 +158,7 @@ func TestBlockers(t *testing.T) {
 	if got, count := k.Blockers(klp.Enabling, 1); len(got) != 1 || count != 2 {
 		t.Errorf("limited to one: %v, %d in all", got, count)
 	}
-	if got, _ := k.Blockers(klp.Disabling, 8); len(got) != 1 || got[0].Comm != "init" {
+	if got, _ := k.Blockers(klp.Disabling, 8); len(got) != 1 || got[0].GetComm() != "init" {
 		t.Errorf("blockers of a revert: %v, want init", got)
 	}
 	if got, count := k.Blockers(klp.Enabled, 8); len(got) != 0 || count != 0 {

@@ -234,7 +234,7 @@ func (s *Server) report() (*loaderv1.StatusResponse, error) {
 	resp := &loaderv1.StatusResponse{RootVersion: trusted.RootVersion(), Kernel: &loaderv1.Kernel{
 		Arch: f.Arch, Release: f.Release, BuildId: string(f.BuildID), BootId: f.BootID,
 		LivepatchSupported: f.Livepatch, FtraceEnabled: f.Ftrace, ModulesDisabled: f.ModulesDisabled,
-		SignatureEnforced: f.SigEnforced, Lockdown: f.Lockdown,
+		SignatureEnforced: f.SigEnforced, Lockdown: f.Lockdown, SecureBoot: f.SecureBoot, ModuleKeys: f.ModuleKeys, RevokedKeys: f.RevokedKeys,
 	}}
 	for _, t := range f.Taints {
 		resp.Kernel.Taints = append(resp.Kernel.Taints, &loaderv1.Taint{Bit: int32(t.Bit), Letter: t.Letter, Meaning: t.Meaning, Modules: t.Modules})

@@ -727,3 +727,26 @@ func TestStatusTellsWhichRootsToSend(t *testing.T) {
 		t.Errorf("root version = %d after an update, want 2", v)
 	}
 }
+
+func TestStatusTellsWhatTheKernelDemandsOfModules(t *testing.T) {
+	m := newMachine(t)
+	for name, content := range map[string]string{
+		"proc/keys": "30b1a2c3 I------     1 perm 1f010000     0     0 asymmetri Livepatch: 0bf1a2c3: X509.rsa 0bf1a2c3 []\n" +
+			"31b1a2c3 I------     1 perm 09090000     0     0 blacklist tbs:3a91f7fd\n",
+		"sys/module/module/parameters/sig_enforce":                                 "Y\n",
+		"sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c": "\x06\x00\x00\x00\x01",
+	} {
+		path := filepath.Join(m.kernel.root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resp, err := m.client.Status(t.Context(), &loaderv1.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := resp.GetKernel()
+	if !k.GetSecureBoot() || !k.GetSignatureEnforced() || !slices.Equal(k.GetModuleKeys(), []string{"0bf1a2c3"}) || !slices.Equal(k.GetRevokedKeys(), []string{"tbs:3a91f7fd"}) {
+		t.Errorf("kernel = %v", k)
+	}
+}

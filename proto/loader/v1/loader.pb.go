@@ -344,7 +344,18 @@ type Kernel struct {
 	// Lockdown: "none", "integrity", "confidentiality", or "" where unknown.
 	Lockdown string `protobuf:"bytes,9,opt,name=lockdown,proto3" json:"lockdown,omitempty"`
 	// What taints the kernel, each bit with its meaning.
-	Taints        []*Taint `protobuf:"bytes,10,rep,name=taints,proto3" json:"taints,omitempty"`
+	Taints []*Taint `protobuf:"bytes,10,rep,name=taints,proto3" json:"taints,omitempty"`
+	// Whether UEFI started this kernel with Secure Boot; absent where it does not
+	// say.
+	SecureBoot *bool `protobuf:"varint,11,opt,name=secure_boot,json=secureBoot,proto3,oneof" json:"secure_boot,omitempty"`
+	// Public keys that the kernel has certificates of, by subject key identifier
+	// in lower-case hexadecimal, in order. None: it cannot be told. A key that is
+	// missing here signs nothing that the kernel takes; one that is here may be
+	// trusted for other things than modules.
+	ModuleKeys []string `protobuf:"bytes,12,rep,name=module_keys,json=moduleKeys,proto3" json:"module_keys,omitempty"`
+	// What the kernel has on its blacklist, in order: "tbs:" and the hash of a
+	// certificate's signed part, or "key:" and a subject key identifier.
+	RevokedKeys   []string `protobuf:"bytes,13,rep,name=revoked_keys,json=revokedKeys,proto3" json:"revoked_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -445,6 +456,27 @@ func (x *Kernel) GetLockdown() string {
 func (x *Kernel) GetTaints() []*Taint {
 	if x != nil {
 		return x.Taints
+	}
+	return nil
+}
+
+func (x *Kernel) GetSecureBoot() bool {
+	if x != nil && x.SecureBoot != nil {
+		return *x.SecureBoot
+	}
+	return false
+}
+
+func (x *Kernel) GetModuleKeys() []string {
+	if x != nil {
+		return x.ModuleKeys
+	}
+	return nil
+}
+
+func (x *Kernel) GetRevokedKeys() []string {
+	if x != nil {
+		return x.RevokedKeys
 	}
 	return nil
 }
@@ -1319,7 +1351,7 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\x0eStatusResponse\x12)\n" +
 	"\x06kernel\x18\x01 \x01(\v2\x11.loader.v1.KernelR\x06kernel\x126\n" +
 	"\vlivepatches\x18\x02 \x03(\v2\x14.loader.v1.LivepatchR\vlivepatches\x12!\n" +
-	"\froot_version\x18\x03 \x01(\x03R\vrootVersion\"\xe2\x02\n" +
+	"\froot_version\x18\x03 \x01(\x03R\vrootVersion\"\xdc\x03\n" +
 	"\x06Kernel\x12\x12\n" +
 	"\x04arch\x18\x01 \x01(\tR\x04arch\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\tR\arelease\x12\x19\n" +
@@ -1331,7 +1363,13 @@ const file_loader_v1_loader_proto_rawDesc = "" +
 	"\x12signature_enforced\x18\b \x01(\bR\x11signatureEnforced\x12\x1a\n" +
 	"\blockdown\x18\t \x01(\tR\blockdown\x12(\n" +
 	"\x06taints\x18\n" +
-	" \x03(\v2\x10.loader.v1.TaintR\x06taints\"e\n" +
+	" \x03(\v2\x10.loader.v1.TaintR\x06taints\x12$\n" +
+	"\vsecure_boot\x18\v \x01(\bH\x00R\n" +
+	"secureBoot\x88\x01\x01\x12\x1f\n" +
+	"\vmodule_keys\x18\f \x03(\tR\n" +
+	"moduleKeys\x12!\n" +
+	"\frevoked_keys\x18\r \x03(\tR\vrevokedKeysB\x0e\n" +
+	"\f_secure_boot\"e\n" +
 	"\x05Taint\x12\x10\n" +
 	"\x03bit\x18\x01 \x01(\x05R\x03bit\x12\x16\n" +
 	"\x06letter\x18\x02 \x01(\tR\x06letter\x12\x18\n" +
@@ -1486,6 +1524,7 @@ func file_loader_v1_loader_proto_init() {
 	if File_loader_v1_loader_proto != nil {
 		return
 	}
+	file_loader_v1_loader_proto_msgTypes[2].OneofWrappers = []any{}
 	file_loader_v1_loader_proto_msgTypes[6].OneofWrappers = []any{
 		(*ApplyRequest_Opening)(nil),
 		(*ApplyRequest_Module)(nil),

@@ -49,6 +49,7 @@ unpatchable:                  # optional: replaces the kernel's list
 type addFlags struct {
 	vendor, description, vmlinuz, buildID string
 	provenance, builder                   string
+	moduleCert                            string
 	sources                               []string
 }
 
@@ -60,6 +61,10 @@ func (a *app) addCommand() *cobra.Command {
 		Long: `Add a module built for one kernel. Architecture, kernel release and name are
 read from the module, the build-id from the kernel image; without --vmlinuz and
 --build-id it is that of the patches published for this kernel before.
+
+Where kernels demand signatures of their own, as with Secure Boot, a module is
+signed before it is added, see "module"; --module-cert says with which key, and
+machines learn it from the metadata.
 
 How the module was built is published beside it, for people to look up later:
 what --provenance says, or what is known here, with --source and --builder.
@@ -73,6 +78,9 @@ The module is called lkp_<vendor>_<kernel>_<flavour>_<version>.ko. The descripti
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.edit(func(r *repo.Repo, ring *keys.Ring) error {
 				addition, err := f.addition(r, args[0])
+				if err == nil {
+					err = a.moduleSigner(r, f.moduleCert, &addition)
+				}
 				if err == nil {
 					addition.Provenance, err = a.provenance(cmd.Context(), r, ring, f, addition)
 				}
@@ -98,6 +106,7 @@ func (f *addFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.description, "description", "", "`file` that says what the patch is for (YAML)")
 	flags.StringVar(&f.vmlinuz, "vmlinuz", "", "kernel image `file` to read the build-id from")
 	flags.StringVar(&f.buildID, "build-id", "", "build-id of vmlinux in `hex`adecimal")
+	flags.StringVar(&f.moduleCert, "module-cert", "", "`file` of the certificate whose key signed the module (default: it is unsigned)")
 	flags.StringVar(&f.provenance, "provenance", "", "`file` that says how the module was built: an in-toto statement with SLSA provenance v1 in a DSSE envelope, signed by a key of the vendor (default: one is made)")
 	flags.StringVar(&f.builder, "builder", "", "`URI` of what built the module, for the provenance that is made (default: the key that signs)")
 	flags.StringArrayVar(&f.sources, "source", nil, "what the module was built from, for the provenance that is made, `URI=ALGORITHM:HEX` (can be repeated)")
@@ -116,6 +125,11 @@ func (a *app) printAdded(added repo.Added, m patch.Module) {
 	}
 	fmt.Fprintf(a.Stdout, "Added %s: version %s, sequence %d, for kernel %s (%s) with build-id %s.\n",
 		added.Target, m.Version, m.Sequence, m.Release, m.Arch, m.BuildID)
+	if m.SigningKey == "" {
+		fmt.Fprintln(a.Stdout, "It is not signed for kernels: machines whose kernel demands that, as with Secure Boot, do not get it.")
+		return
+	}
+	fmt.Fprintf(a.Stdout, "It is signed for kernels with key %s.\n", m.SigningKey)
 }
 
 // addition reads and checks everything, and changes nothing.

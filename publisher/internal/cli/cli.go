@@ -20,6 +20,7 @@ import (
 	"livepatch/publisher/internal/description"
 	"livepatch/publisher/internal/kernelimage"
 	"livepatch/publisher/internal/keys"
+	"livepatch/publisher/internal/modsig"
 	"livepatch/publisher/internal/module"
 	"livepatch/publisher/internal/provenance"
 	"livepatch/publisher/internal/push"
@@ -105,7 +106,7 @@ It holds the offline keys, those that decide which module is valid.`,
 	root.AddCommand(
 		a.initCommand(), a.vendorCommand(), a.addCommand(), a.kernelCommand(), a.listCommand(), a.showCommand(),
 		a.refreshCommand(), a.verifyCommand(), a.pushCommand(), a.rootCommand(), a.targetsCommand(), a.onlineCommand(),
-		a.keysCommand(), a.signCommand(), a.pendingCommand(), a.generateCommand(), a.versionCommand(),
+		a.keysCommand(), a.moduleCommand(), a.signCommand(), a.pendingCommand(), a.generateCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -201,10 +202,20 @@ var hints = []struct {
 	{ErrNoPIN, "put it into a file and name that in the URI, pin-source=file:FILE, or set LIVEPATCH_PIN"},
 	{token.ErrNoCgo, "build it where there is a C compiler: CGO_ENABLED=1 go build ./publisher/cmd/livepatch-publish"},
 	{token.ErrURI, "see the form with: " + program + " keys add --help"},
-	{token.ErrNoKey, "see what the token holds with: pkcs11-tool --list-objects (package opensc); it must be an ed25519 key"},
+	{token.ErrNoKey, "see what the token holds with: pkcs11-tool --list-objects (package opensc); metadata is signed with an ed25519 key, modules with an RSA key"},
 	{token.ErrPIN, "do not try too often, or the token locks; nothing was signed"},
 	{sshagent.ErrURI, "see the fingerprints with: ssh-add -l"},
 	{sshagent.ErrKind, "make one with: ssh-keygen -t ed25519"},
+	{errUnnamed, "give the certificate of its key with --module-cert FILE; or take the signature off with: strip --strip-debug FILE"},
+	{errFileExists, "give another name with --cert, or remove it; machines that have enrolled it know no other"},
+	{keys.ErrKind, "give a name that is listed by: " + program + " keys; or a file of openssl genpkey -algorithm RSA"},
+	{modsig.ErrUnsigned, "sign it with: " + program + " module sign FILE --key KEY --cert FILE"},
+	{modsig.ErrMalformed, "sign it again with: " + program + " module sign FILE --key KEY --cert FILE"},
+	{modsig.ErrUnsupported, "sign it again with: " + program + " module sign FILE --key KEY --cert FILE"},
+	{modsig.ErrMismatch, "the file was changed after it was signed, by strip say: sign it last"},
+	{modsig.ErrOtherKey, "give the certificate of that key, or sign it with this one"},
+	{modsig.ErrCertificate, "make one with: " + program + " module certify --key KEY --cert FILE"},
+	{modsig.ErrKey, "make one with: " + program + " keys create NAME --kmod"},
 	{errNoSigner, "have somebody who has one make it, and give it with --provenance FILE"},
 	{provenance.ErrMalformed, "see its form at https://slsa.dev/spec/v1.0/provenance"},
 	{provenance.ErrSubject, "give the provenance of this very module"},

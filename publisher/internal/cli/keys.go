@@ -25,15 +25,19 @@ func (a *app) keysCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printKeys(all)
+			modules, err := a.store().Modules()
+			if err != nil {
+				return err
+			}
+			return a.printKeys(all, modules)
 		},
 	}
 	cmd.AddCommand(a.keysCreateCommand(), a.keysAddCommand(), a.keysExportCommand(), a.keysImportCommand())
 	return cmd
 }
 
-func (a *app) printKeys(all []keys.Public) error {
-	if len(all) == 0 {
+func (a *app) printKeys(all []keys.Public, modules []keys.ModuleKey) error {
+	if len(all)+len(modules) == 0 {
 		fmt.Fprintf(a.Stdout, "There is no key in %s.\n", a.store().Dir)
 		return nil
 	}
@@ -46,39 +50,62 @@ func (a *app) printKeys(all []keys.Public) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", k.Name, k.ID, where)
 	}
+	printModuleKeys(w, modules)
 	return w.Flush()
 }
 
 func (a *app) keysCreateCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "create NAME",
+	var kmod bool
+	var f certifyFlags
+	cmd := &cobra.Command{
+		Use:   "create NAME [--kmod [--cert FILE] [--common-name NAME] [--days N]]",
 		Short: "Create a key in an encrypted file",
 		Long: `Create a key in an encrypted file. Nothing trusts it yet: it is made for somebody
-who signs on this machine, and brought to the repository with "keys export".`,
-		Example: "  livepatch-publish --keys K keys create root-2",
+who signs on this machine, and brought to the repository with "keys export".
+
+With --kmod it is a key that signs modules for the check that kernels make
+themselves (see "module"): RSA, with a certificate that machines enrol. It signs
+nothing in the repository.`,
+		Example: "  livepatch-publish --keys K keys create root-2\n  livepatch-publish --keys K keys create debian-kmod --kmod --cert livepatch-kmod.x509",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := a.store().Get(args[0]); !errors.Is(err, keys.ErrNotFound) {
-				return fmt.Errorf("cannot create key %s: %w", args[0], errors.Join(keys.ErrExists, err))
+			if kmod {
+				return a.createModuleKey(cmd, args[0], f)
 			}
-			ring, err := a.ring()
-			if err != nil {
-				return err
+			for _, name := range []string{"cert", "common-name", "days"} {
+				if cmd.Flags().Changed(name) {
+					return fmt.Errorf("%w: --%s is for keys with --kmod", errUsage, name)
+				}
 			}
-			k, err := ring.Ensure(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(a.Stdout, "Created key %s with ID %s.\n", k.Name, k.ID)
-			return nil
+			return a.createKey(cmd, args[0])
 		},
 	}
+	cmd.Flags().BoolVar(&kmod, "kmod", false, "make a key that signs modules, and its certificate")
+	f.register(cmd)
+	return cmd
+}
+
+func (a *app) createKey(cmd *cobra.Command, name string) error {
+	if _, err := a.store().Get(name); !errors.Is(err, keys.ErrNotFound) {
+		return fmt.Errorf("cannot create key %s: %w", name, errors.Join(keys.ErrExists, err))
+	}
+	ring, err := a.ring()
+	if err != nil {
+		return err
+	}
+	k, err := ring.Ensure(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Stdout, "Created key %s with ID %s.\n", k.Name, k.ID)
+	return nil
 }
 
 func (a *app) keysAddCommand() *cobra.Command {
 	var at string
+	var kmod bool
 	cmd := &cobra.Command{
-		Use:   "add NAME --at URI",
+		Use:   "add NAME --at URI [--kmod]",
 		Short: "Write down a key that lies in a token or an agent",
 		Long: `Give a name to a key that lies elsewhere, after it was found there. It can be used
 then as any other. The URI is one of
@@ -90,11 +117,17 @@ then as any other. The URI is one of
                                              (ssh-add -l shows it)
 
 The PIN of a token comes from the file that pin-source=file:FILE in the URI names,
-from LIVEPATCH_PIN, or from the terminal; it never stands on the command line.`,
+from LIVEPATCH_PIN, or from the terminal; it never stands on the command line.
+
+With --kmod it is an RSA key of a token, which signs modules; "module certify"
+makes its certificate.`,
 		Example: "  livepatch-publish --repo R keys add root-1 --at 'pkcs11:token=offline;object=root-1?module-path=/usr/lib/softhsm/libsofthsm2.so'\n" +
 			"  livepatch-publish --repo R keys add debian-builder --at ssh-agent:SHA256:0mb3…",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if kmod {
+				return a.addModuleKey(cmd, args[0], at)
+			}
 			ring, err := a.ring()
 			if err != nil {
 				return err
@@ -108,6 +141,7 @@ from LIVEPATCH_PIN, or from the terminal; it never stands on the command line.`,
 		},
 	}
 	cmd.Flags().StringVar(&at, "at", "", "`URI` of the key")
+	cmd.Flags().BoolVar(&kmod, "kmod", false, "the key signs modules")
 	cobra.CheckErr(cmd.MarkFlagRequired("at"))
 	return cmd
 }

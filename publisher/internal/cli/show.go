@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -110,6 +111,7 @@ func (a *app) printShown(s shown) error {
 		{"version", m.Version},
 		{"sequence", fmt.Sprint(m.Sequence)},
 		{"notice", m.Notice},
+		{"kernel's key", cmp.Or(m.SigningKey, "none: it is not signed for kernels")},
 		{"added", s.Added},
 	} {
 		fmt.Fprintf(w, "%s:\t%s\n", row[0], row[1])

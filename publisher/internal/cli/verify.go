@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"regexp"
@@ -138,6 +139,13 @@ func (a *app) printReportText(rep repo.Report, names keyNames, all bool) error {
 		return err
 	}
 	fmt.Fprintf(a.Stdout, "\n%d modules, %d with provenance; %d kernel indexes.\n", rep.Modules, rep.Provenances, rep.Indexes)
+	for _, key := range slices.Sorted(maps.Keys(rep.SigningKeys)) {
+		what := "modules are"
+		if rep.SigningKeys[key] == 1 {
+			what = "module is"
+		}
+		fmt.Fprintf(a.Stdout, "%d %s signed for kernels with key %s.\n", rep.SigningKeys[key], what, key)
+	}
 	for _, p := range together(rep.Problems) {
 		fmt.Fprintf(a.Stdout, "problem: %s\n  to do: %s\n", p.What, p.Do)
 	}
@@ -204,6 +212,7 @@ type reportJSON struct {
 	Verifies    bool           `json:"verifies"`
 	Roles       []roleJSON     `json:"roles"` // what runs out first comes first
 	Modules     int            `json:"modules"`
+	SigningKeys map[string]int `json:"signing_keys,omitempty"` // modules signed for kernels, by key
 	Provenances int            `json:"provenances"`
 	Indexes     int            `json:"indexes"`
 	Problems    []repo.Problem `json:"problems"`
@@ -228,7 +237,7 @@ type keyJSON struct {
 
 func (a *app) printReportJSON(rep repo.Report, names keyNames) error {
 	out := reportJSON{
-		Verifies: len(rep.Problems) == 0, Roles: []roleJSON{}, Modules: rep.Modules, Provenances: rep.Provenances, Indexes: rep.Indexes,
+		Verifies: len(rep.Problems) == 0, Roles: []roleJSON{}, Modules: rep.Modules, SigningKeys: rep.SigningKeys, Provenances: rep.Provenances, Indexes: rep.Indexes,
 		Problems: append([]repo.Problem{}, rep.Problems...),
 	}
 	for _, r := range rep.Roles {

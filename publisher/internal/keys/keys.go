@@ -5,6 +5,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
@@ -132,11 +133,7 @@ func (s *Store) Create(name string, passphrase []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot create key %s: %w", name, err)
 	}
-	strength := s.Strength
-	if strength == 0 {
-		strength = encrypted.OWASP
-	}
-	secret, err := encrypted.EncryptWithCustomKDFParameters(private.Seed(), passphrase, strength)
+	secret, err := s.encrypt(private.Seed(), passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encrypt key %s: %w", name, err)
 	}
@@ -144,10 +141,15 @@ func (s *Store) Create(name string, passphrase []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode key %s: %w", name, err)
 	}
-	if err := s.write(name, b); err != nil {
+	if err := s.write(s.path(name), b); err != nil {
 		return nil, fmt.Errorf("cannot write key %s: %w", name, err)
 	}
 	return &Key{public: Public{Name: name, ID: id, Key: public, Kind: Encrypted}, private: private}, nil
+}
+
+// encrypt makes a passphrase as hard to guess as the store wants it.
+func (s *Store) encrypt(secret, passphrase []byte) ([]byte, error) {
+	return encrypted.EncryptWithCustomKDFParameters(secret, passphrase, cmp.Or(s.Strength, encrypted.OWASP))
 }
 
 // Adopt writes down a key whose private half is elsewhere: at a URI, or, if that
@@ -164,7 +166,7 @@ func (s *Store) Adopt(name string, public ed25519.PublicKey, at string) (Public,
 	if err != nil {
 		return Public{}, fmt.Errorf("cannot encode key %s: %w", name, err)
 	}
-	if err := s.write(name, b); err != nil {
+	if err := s.write(s.path(name), b); err != nil {
 		return Public{}, fmt.Errorf("cannot write key %s: %w", name, err)
 	}
 	return s.Get(name)
@@ -201,7 +203,7 @@ func ParsePublic(b []byte) (Public, error) {
 
 // write creates a file with that content, or leaves nothing behind. It does not
 // replace a file: a lost key cannot be made again.
-func (s *Store) write(name string, b []byte) error {
+func (s *Store) write(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(s.Dir), 0o755); err != nil {
 		return err
 	}
@@ -217,7 +219,7 @@ func (s *Store) write(name string, b []byte) error {
 	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	err = os.Link(tmp.Name(), s.path(name))
+	err = os.Link(tmp.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		return ErrExists
 	}
@@ -289,7 +291,7 @@ func (s *Store) path(name string) string { return filepath.Join(s.Dir, name+suff
 
 // read reads a key file without opening the secret.
 func (s *Store) read(name string) (Public, []byte, error) {
-	b, err := s.readFile(name)
+	b, err := s.readFile(name, s.path(name))
 	if err != nil {
 		return Public{}, nil, err
 	}
@@ -300,32 +302,40 @@ func (s *Store) read(name string) (Public, []byte, error) {
 	return public, secret, nil
 }
 
-func (s *Store) readFile(name string) ([]byte, error) {
-	if err := s.checkDir(); err != nil {
-		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+// readFile reads the file of a key, which nobody else may have access to.
+func (s *Store) readFile(name, path string) ([]byte, error) {
+	err := s.checkDir()
+	var b []byte
+	if err == nil {
+		b, err = readPrivate(path)
 	}
-	f, err := os.OpenFile(s.path(name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot read key %s: %w in %s", name, ErrNotFound, s.Dir)
+		err = fmt.Errorf("%w in %s", ErrNotFound, s.Dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// readPrivate reads a small file, or returns an error matching [ErrExposed] if
+// others than its owner have access to it.
+func readPrivate(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	// The open file is asked and not its name, so that it cannot be exchanged
 	// between question and use.
 	st, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
+		return nil, err
 	}
 	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("cannot read key %s: %w (%s has mode %04o)", name, ErrExposed, f.Name(), st.Mode().Perm())
+		return nil, fmt.Errorf("%w (%s has mode %04o)", ErrExposed, f.Name(), st.Mode().Perm())
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read key %s: %w", name, err)
-	}
-	return b, nil
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 
 // checkDir returns an error matching [ErrExposed] if others can exchange the

@@ -69,22 +69,32 @@ func (r *Ring) Ensure(ctx context.Context, name string) (Public, error) {
 }
 
 func (r *Ring) create(ctx context.Context, name string) (Public, error) {
-	if len(r.known) == 0 {
-		passphrase, err := r.ask(ctx, name, true)
-		if err != nil {
-			return Public{}, fmt.Errorf("cannot create key %s: %w", name, err)
-		}
-		if len(passphrase) < MinPassphrase {
-			return Public{}, fmt.Errorf("cannot create key %s: passphrase has %d characters, want %d or more", name, len(passphrase), MinPassphrase)
-		}
-		r.known = append(r.known, passphrase)
+	passphrase, err := r.newPassphrase(ctx, name)
+	if err != nil {
+		return Public{}, err
 	}
-	k, err := r.store.Create(name, r.known[0])
+	k, err := r.store.Create(name, passphrase)
 	if err != nil {
 		return Public{}, err
 	}
 	r.opened[name], r.names = k, nil
 	return k.public, nil
+}
+
+// newPassphrase returns that of a key which is about to be created: the first
+// that is known, or one that is asked for.
+func (r *Ring) newPassphrase(ctx context.Context, name string) ([]byte, error) {
+	if len(r.known) == 0 {
+		passphrase, err := r.ask(ctx, name, true)
+		if err != nil {
+			return nil, fmt.Errorf("cannot create key %s: %w", name, err)
+		}
+		if len(passphrase) < MinPassphrase {
+			return nil, fmt.Errorf("cannot create key %s: passphrase has %d characters, want %d or more", name, len(passphrase), MinPassphrase)
+		}
+		r.known = append(r.known, passphrase)
+	}
+	return r.known[0], nil
 }
 
 // Adopt writes down a key that is at a URI, after it was found there.
@@ -150,28 +160,38 @@ func (r *Ring) open(ctx context.Context, public Public) (sign.Signer, error) {
 	if public.Kind == Foreign {
 		return r.openForeign(ctx, public)
 	}
-	for _, passphrase := range r.known {
+	err := r.unlock(ctx, public.Name, func(passphrase []byte) error {
 		k, err := r.store.Open(public.Name, passphrase)
 		if err == nil {
 			r.opened[public.Name] = k
 		}
-		if !errors.Is(err, ErrPassphrase) {
-			return k, err
-		}
-	}
-	passphrase, err := r.ask(ctx, public.Name, false)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open key %s: %w", public.Name, err)
-	}
-	k, err := r.store.Open(public.Name, passphrase)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	r.opened[public.Name] = k
+	return r.opened[public.Name], nil
+}
+
+// unlock calls open with the passphrases that are known, and then with one that
+// is asked for, until it does not return [ErrPassphrase].
+func (r *Ring) unlock(ctx context.Context, name string, open func(passphrase []byte) error) error {
+	for _, passphrase := range r.known {
+		if err := open(passphrase); !errors.Is(err, ErrPassphrase) {
+			return err
+		}
+	}
+	passphrase, err := r.ask(ctx, name, false)
+	if err != nil {
+		return fmt.Errorf("cannot open key %s: %w", name, err)
+	}
+	if err := open(passphrase); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(r.known, func(p []byte) bool { return bytes.Equal(p, passphrase) }) {
 		r.known = append(r.known, passphrase)
 	}
-	return k, nil
+	return nil
 }
 
 // openForeign opens a key in a token or an agent, which must be the one that

@@ -81,8 +81,11 @@ func (e *edit) add(ctx context.Context, vendor string, a Addition) (Added, error
 		return Added{}, err
 	}
 	same, err := e.isThere(vendor, target, a, ix)
-	if err != nil || same {
-		return Added{Target: target, Unchanged: same}, err
+	if err != nil {
+		return Added{Target: target}, err
+	}
+	if same {
+		return e.tellKey(vendor, target, a)
 	}
 	if err := checkNext(ix, a.Module); err != nil {
 		return Added{}, err
@@ -96,6 +99,27 @@ func (e *edit) add(ctx context.Context, vendor string, a Addition) (Added, error
 		return Added{}, err
 	}
 	return Added{Target: target}, e.putTarget(vendor, target, a.Content, a.Module)
+}
+
+// tellKey publishes which key signed a module that is there already, if nothing
+// was said of that before.
+func (e *edit) tellKey(vendor, target string, a Addition) (Added, error) {
+	t, err := e.r.target(vendor, target)
+	if err != nil {
+		return Added{}, err
+	}
+	m, err := patch.ParseModule(*t.Custom)
+	if err != nil {
+		return Added{}, err
+	}
+	switch {
+	case a.Module.SigningKey == "", a.Module.SigningKey == m.SigningKey:
+		return Added{Target: target, Unchanged: true}, nil
+	case m.SigningKey != "":
+		return Added{}, fmt.Errorf("%w: %s is said to be signed with key %s", ErrTaken, target, m.SigningKey)
+	}
+	m.SigningKey = a.Module.SigningKey
+	return Added{Target: target}, e.putTarget(vendor, target, a.Content, m)
 }
 
 // putProvenance publishes how a module was built beside it.

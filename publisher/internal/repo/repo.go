@@ -356,6 +356,15 @@ func (r *Repo) lifetime(role string) time.Duration {
 	return time.Duration(days) * 24 * time.Hour
 }
 
+// Expires returns when a role runs out.
+func (r *Repo) Expires(role string) (time.Time, error) {
+	m, err := r.load(role)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return m.Signed.Expires, nil
+}
+
 // Vendors returns the names of the vendors, in the order of their delegations.
 func (r *Repo) Vendors() ([]string, error) {
 	targets, err := r.load(metadata.TARGETS)

@@ -42,7 +42,8 @@ func (p Problem) String() string { return p.What }
 type Report struct {
 	Roles       []RoleReport
 	Modules     int
-	Provenances int // of modules
+	SigningKeys map[string]int // how many modules are signed for kernels with a key
+	Provenances int            // of modules
 	Indexes     int
 	Problems    []Problem
 }

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/publisher/internal/authority"
+	"livepatch/publisher/internal/modsig"
 	"livepatch/publisher/internal/provenance"
 )
 
@@ -57,6 +59,7 @@ func (r *Repo) verifyTargets(ctx context.Context, rep *Report) error {
 			rep.Indexes++
 		default:
 			rep.Modules++
+			rep.countKey(t)
 		}
 		if problems[i] != "" {
 			rep.problem(doRestore, "%s", problems[i])
@@ -64,6 +67,18 @@ func (r *Repo) verifyTargets(ctx context.Context, rep *Report) error {
 	}
 	slices.SortFunc(rep.Problems, func(a, b Problem) int { return strings.Compare(a.What, b.What) })
 	return nil
+}
+
+// countKey counts a module with the key that signed it for kernels.
+func (rep *Report) countKey(t target) {
+	m, err := patch.ParseModule(*t.file.Custom)
+	if err != nil || m.SigningKey == "" {
+		return // what is wrong with it is told elsewhere
+	}
+	if rep.SigningKeys == nil {
+		rep.SigningKeys = make(map[string]int)
+	}
+	rep.SigningKeys[m.SigningKey]++
 }
 
 func (r *Repo) verifyTarget(ctx context.Context, t target) error {
@@ -87,7 +102,7 @@ func (r *Repo) verifyTarget(ctx context.Context, t target) error {
 	if t.file.Custom == nil {
 		return r.verifyIndex(vendor, t.path, b)
 	}
-	return r.verifyModule(vendor, t)
+	return r.verifyModule(vendor, t, b)
 }
 
 // verifyProvenance checks that a provenance is of the module beside it. Who had
@@ -106,9 +121,12 @@ func (r *Repo) verifyProvenance(ctx context.Context, vendor, path string, b []by
 	return err
 }
 
-func (r *Repo) verifyModule(vendor string, t target) error {
+func (r *Repo) verifyModule(vendor string, t target, content []byte) error {
 	m, err := patch.ParseModule(*t.file.Custom)
 	if err != nil {
+		return err
+	}
+	if err := verifySigned(m, content); err != nil {
 		return err
 	}
 	if want := patch.ModulePath(vendor, m); want != t.path {
@@ -120,6 +138,23 @@ func (r *Repo) verifyModule(vendor string, t target) error {
 	}
 	if !slices.ContainsFunc(ix.Patches, func(e patch.IndexEntry) bool { return e.Target == t.path }) {
 		return errors.New("is not in the index of its kernel")
+	}
+	return nil
+}
+
+// verifySigned checks that a module which is said to be signed for kernels is, in
+// a form that they take. That the key has signed it was found out with its
+// certificate, when it was added.
+func verifySigned(m patch.Module, content []byte) error {
+	if m.SigningKey == "" {
+		return nil
+	}
+	_, s, err := modsig.Read(content)
+	if err == nil && s.Serial == nil && hex.EncodeToString(s.KeyID) != m.SigningKey {
+		err = modsig.ErrOtherKey
+	}
+	if err != nil {
+		return fmt.Errorf("is said to be signed with key %s: %w", m.SigningKey, err)
 	}
 	return nil
 }

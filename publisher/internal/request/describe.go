@@ -335,8 +335,12 @@ func target(t *metadata.TargetFiles) string {
 	if err != nil || !sameJSON(m, *t.Custom) {
 		return s + ", custom " + string(*t.Custom)
 	}
-	return s + fmt.Sprintf(", module %s version %s sequence %d for kernel %s %s %s build-id %s, notice %q, fixes %s",
+	s += fmt.Sprintf(", module %s version %s sequence %d for kernel %s %s %s build-id %s, notice %q, fixes %s",
 		m.Name, m.Version, m.Sequence, m.Release, m.Arch, m.Flavour, m.BuildID, m.Notice, strings.Join(m.Fixes, " "))
+	if m.SigningKey != "" {
+		s += ", signed for kernels with key " + m.SigningKey
+	}
+	return s
 }
 
 // sameJSON tells whether a custom block says no more than the module that was

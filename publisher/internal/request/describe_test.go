@@ -27,6 +27,19 @@ func TestDescribe(t *testing.T) {
 			"adds debian/x.ko (6 bytes, sha256 " + hex.EncodeToString(sum[:]) + ")",
 			"signatures: 2 of " + id("b") + ", " + id("a") + "; signed by " + id("b"),
 		}},
+		"a module is added that is signed for kernels": {func(f *fixture) request.Request {
+			r := f.patched("b")
+			custom := json.RawMessage(`{"arch":"x86_64","release":"6.1.0-53-amd64","build_id":"0011223344556677","flavour":"amd64","name":"x","version":"1.1",` +
+				`"sequence":1,"notice":"LSN-1","fixes":["CVE-2026-1"],"signing_key":"0bf1a2c3"}`)
+			f.bin.Signed.Targets["debian/x.ko"].Custom = &custom
+			r.Change = request.Files{"2.debian-00.json": encode(f.t, f.bin, "b")}
+			return r
+		}, []string{
+			"role debian-00, version 2 after 1, valid until 2027-02-20T03:00:00Z (90 days from now)",
+			"adds debian/x.ko (6 bytes, sha256 " + hex.EncodeToString(sum[:]) + ", module x version 1.1 sequence 1 for kernel 6.1.0-53-amd64 x86_64 amd64 " +
+				`build-id 0011223344556677, notice "LSN-1", fixes CVE-2026-1, signed for kernels with key 0bf1a2c3)`,
+			"signatures: 2 of " + id("b") + ", " + id("a") + "; signed by " + id("b"),
+		}},
 		"a target is changed": {func(f *fixture) request.Request {
 			r := f.patched("b", "a")
 			delete(r.InForce, "1.debian-00.json")

@@ -33,31 +33,84 @@ type library struct {
 // Open returns the key that an URI names. Errors match [ErrURI], [ErrNoKey],
 // [ErrPIN], or [sign.ErrAbsent] if the token or its library is not there.
 func (b *Backend) Open(ctx context.Context, name, uri string) (sign.Signer, error) {
-	a, err := parse(uri)
+	o, err := b.find(ctx, name, uri, keyTypeEdwards)
 	if err != nil {
 		return nil, err
+	}
+	got, err := o.attributes(pkcs11.CKA_EC_POINT)
+	if err != nil {
+		return nil, err
+	}
+	public, err := point(got[0])
+	if err != nil {
+		return nil, err
+	}
+	return &signer{name: name, public: public, object: o}, nil
+}
+
+// An object is a pair of keys in a token.
+type object struct {
+	p               *pkcs11.Ctx
+	session         pkcs11.SessionHandle
+	private, public pkcs11.ObjectHandle
+}
+
+// find returns the pair of keys of a kind that an URI names.
+func (b *Backend) find(ctx context.Context, name, uri string, kind uint) (object, error) {
+	a, err := parse(uri)
+	if err != nil {
+		return object{}, err
 	}
 	p, err := b.module(a.module)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
 	slot, err := findSlot(p, a)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
 	session, err := b.session(ctx, p, slot, name, a)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
-	private, err := findObject(p, session, pkcs11.CKO_PRIVATE_KEY, a)
+	private, err := findObject(p, session, pkcs11.CKO_PRIVATE_KEY, kind, a)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
-	public, err := findPublic(p, session, a)
+	public, err := findObject(p, session, pkcs11.CKO_PUBLIC_KEY, kind, a)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
-	return &signer{name: name, public: public, p: p, session: session, key: private}, nil
+	return object{p, session, private, public}, nil
+}
+
+// attributes returns what the token says of the public half.
+func (o object) attributes(kinds ...uint) ([][]byte, error) {
+	var template []*pkcs11.Attribute
+	for _, kind := range kinds {
+		template = append(template, pkcs11.NewAttribute(kind, nil))
+	}
+	got, err := o.p.GetAttributeValue(o.session, o.public, template)
+	if err != nil || len(got) != len(kinds) {
+		return nil, fmt.Errorf("cannot read public key from token: %w", err)
+	}
+	var values [][]byte
+	for _, attribute := range got {
+		values = append(values, attribute.Value)
+	}
+	return values, nil
+}
+
+// sign has the token sign a message.
+func (o object) sign(mechanism uint, message []byte) ([]byte, error) {
+	if err := o.p.SignInit(o.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, o.private); err != nil {
+		return nil, fmt.Errorf("token does not sign: %w", err)
+	}
+	sig, err := o.p.Sign(o.session, message)
+	if err != nil {
+		return nil, fmt.Errorf("token does not sign: %w", err)
+	}
+	return sig, nil
 }
 
 // module loads and initializes the library of a token, once.
@@ -144,11 +197,11 @@ func is(err error, code pkcs11.Error) bool {
 	return errors.As(err, &e) && e == code
 }
 
-// findObject returns the one object of a class that the address names.
-func findObject(p *pkcs11.Ctx, s pkcs11.SessionHandle, class uint, a address) (pkcs11.ObjectHandle, error) {
+// findObject returns the one object of a class and kind that the address names.
+func findObject(p *pkcs11.Ctx, s pkcs11.SessionHandle, class, kind uint, a address) (pkcs11.ObjectHandle, error) {
 	template := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, keyTypeEdwards),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kind),
 	}
 	if a.object != "" {
 		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_LABEL, a.object))
@@ -170,18 +223,6 @@ func findObject(p *pkcs11.Ctx, s pkcs11.SessionHandle, class uint, a address) (p
 		return found[0], nil
 	}
 	return 0, fmt.Errorf("%w: more than one is called %s%x", ErrNoKey, a.object, a.id)
-}
-
-func findPublic(p *pkcs11.Ctx, s pkcs11.SessionHandle, a address) (ed25519.PublicKey, error) {
-	object, err := findObject(p, s, pkcs11.CKO_PUBLIC_KEY, a)
-	if err != nil {
-		return nil, err
-	}
-	got, err := p.GetAttributeValue(s, object, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
-	if err != nil || len(got) != 1 {
-		return nil, fmt.Errorf("cannot read public key from token: %w", err)
-	}
-	return point(got[0].Value)
 }
 
 // point reads CKA_EC_POINT: the 32 bytes of RFC 8032, or (in tokens that follow
@@ -207,13 +248,11 @@ func (b *Backend) Close() error {
 	return errors.Join(errs...)
 }
 
-// A signer is a key in a token.
+// A signer is an ed25519 key in a token.
 type signer struct {
-	name    string
-	public  ed25519.PublicKey
-	p       *pkcs11.Ctx
-	session pkcs11.SessionHandle
-	key     pkcs11.ObjectHandle
+	name   string
+	public ed25519.PublicKey
+	object
 }
 
 // Name implements [sign.Signer].
@@ -227,12 +266,5 @@ func (s *signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.p.SignInit(s.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanismEdDSA, nil)}, s.key); err != nil {
-		return nil, fmt.Errorf("token does not sign: %w", err)
-	}
-	sig, err := s.p.Sign(s.session, message)
-	if err != nil {
-		return nil, fmt.Errorf("token does not sign: %w", err)
-	}
-	return sig, nil
+	return s.sign(mechanismEdDSA, message)
 }

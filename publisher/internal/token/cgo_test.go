@@ -4,7 +4,9 @@ package token
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"net/url"
@@ -12,9 +14,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
+	"livepatch/publisher/internal/modsig"
 	"livepatch/publisher/internal/sign"
 )
 
@@ -59,7 +63,66 @@ func softHSM(t *testing.T) map[string]string {
 		generate(t, p, s, name, byte(n+1))
 		uris[name] = uri("offline", "object="+name)
 	}
+	generateRSA(t, p, s, "modules", 9)
+	uris["modules"] = uri("offline", "object=modules")
 	return uris
+}
+
+// generateRSA makes the kind of key that signs kernel modules.
+func generateRSA(t *testing.T, p *pkcs11.Ctx, s pkcs11.SessionHandle, name string, id byte) {
+	t.Helper()
+	common := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_LABEL, name),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, []byte{id}),
+	}
+	public := append([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true), pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 2048),
+		pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
+	}, common...)
+	private := append([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_SIGN, true), pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true)}, common...)
+	_, _, err := p.GenerateKeyPair(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil)}, public, private)
+	must(t, err)
+}
+
+func TestAnRSAKeyInATokenSignsModules(t *testing.T) {
+	uris := softHSM(t)
+	b, _ := backend(t, pin)
+	key, err := b.OpenRSA(t.Context(), "modules", uris["modules"])
+	must(t, err)
+	now := time.Now()
+	der, err := modsig.SelfSign(key, "Example modules", now, now.AddDate(1, 0, 0))
+	must(t, err)
+	cert, err := modsig.ParseCertificate(der)
+	must(t, err)
+	for _, hash := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		// Sign itself verifies what the token returns.
+		signed, err := modsig.Sign([]byte("a module"), cert, key, hash)
+		must(t, err)
+		body, s, err := modsig.Read(signed)
+		must(t, err)
+		must(t, s.Verify(body, cert))
+	}
+	digest := make([]byte, 32)
+	for name, opts := range map[string]crypto.SignerOpts{
+		"PSS":                      &rsa.PSSOptions{Hash: crypto.SHA256},
+		"SHA-1":                    crypto.SHA1,
+		"a hash of another length": crypto.SHA512,
+	} {
+		if _, err := key.Sign(nil, digest, opts); err == nil {
+			t.Errorf("token signs with %s", name)
+		}
+	}
+}
+
+func TestAKeyOfAnotherKindIsNotFound(t *testing.T) {
+	uris := softHSM(t)
+	b, _ := backend(t, pin)
+	if _, err := b.OpenRSA(t.Context(), "root-1", uris["root-1"]); !errors.Is(err, ErrNoKey) {
+		t.Errorf("OpenRSA of an ed25519 key = %v, want ErrNoKey", err)
+	}
+	if _, err := b.Open(t.Context(), "modules", uris["modules"]); !errors.Is(err, ErrNoKey) {
+		t.Errorf("Open of an RSA key = %v, want ErrNoKey", err)
+	}
 }
 
 func uri(token, key string) string {

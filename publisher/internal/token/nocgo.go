@@ -4,6 +4,7 @@ package token
 
 import (
 	"context"
+	"crypto"
 
 	"livepatch/publisher/internal/sign"
 )
@@ -13,6 +14,14 @@ type library struct{}
 
 // Open returns [ErrNoCgo], or [ErrURI] if the URI would not be valid either.
 func (b *Backend) Open(_ context.Context, _, uri string) (sign.Signer, error) {
+	if _, err := parse(uri); err != nil {
+		return nil, err
+	}
+	return nil, ErrNoCgo
+}
+
+// OpenRSA returns the same errors.
+func (b *Backend) OpenRSA(_ context.Context, _, uri string) (crypto.Signer, error) {
 	if _, err := parse(uri); err != nil {
 		return nil, err
 	}

@@ -1,5 +1,6 @@
-// Package token signs with ed25519 keys that lie in PKCS #11 tokens: smart cards,
-// hardware security modules, SoftHSM. A key is named by an URI of RFC 7512,
+// Package token signs with keys that lie in PKCS #11 tokens: smart cards,
+// hardware security modules, SoftHSM. Metadata is signed with ed25519 keys, kernel
+// modules with RSA keys. A key is named by an URI of RFC 7512,
 //
 //	pkcs11:token=offline;object=root-1?module-path=/usr/lib/softhsm/libsofthsm2.so
 //
@@ -25,7 +26,7 @@ const Scheme = "pkcs11"
 var (
 	ErrNoCgo = errors.New("this program was built without PKCS #11")
 	ErrURI   = errors.New("URI of the key is not valid")
-	ErrNoKey = errors.New("token has no such ed25519 key")
+	ErrNoKey = errors.New("token has no such key")
 	ErrPIN   = errors.New("token refuses the PIN")
 )
 

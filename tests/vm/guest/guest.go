@@ -18,6 +18,10 @@ const ConfigFile = "/etc/machine.json"
 // after those it depends on.
 const ModulesFile = "/etc/modules.load"
 
+// Overlay is where files lie that are to be put into the machine's root file
+// system before its own first process starts.
+const Overlay = "/overlay"
+
 // DisabledDir holds an empty file for each unit that is not to be started at
 // boot. It lies on the disk, so it survives reboots and power cuts.
 const DisabledDir = "/var/lib/machine/disabled"
@@ -42,6 +46,9 @@ type Config struct {
 	// services then, which loads the drivers and serves the harness; the rest of
 	// Config is systemd's business.
 	Systemd bool `json:"systemd,omitempty"`
+	// Root is the block device with the file system of a whole system, to which
+	// the first process hands over. Of Config, Address counts then and nothing else.
+	Root string `json:"root,omitempty"`
 }
 
 // A Dir is a folder with its owner and mode.

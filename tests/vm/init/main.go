@@ -12,6 +12,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,6 +42,9 @@ func first() error {
 	}
 	if err := useConsole(); err != nil {
 		return err
+	}
+	if cfg, err := readConfig(); err != nil || cfg.Root != "" {
+		return errors.Join(err, enterRoot(cfg.Root))
 	}
 	cmd := exec.Command("/proc/self/exe", "manage")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -195,5 +195,8 @@ func (m *manager) leave(how int) error {
 	for _, j := range m.config.AtShutdown {
 		runJob(j)
 	}
+	if m.config.Root != "" {
+		return leaveSystemd(how)
+	}
 	return shutDown(how)
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // path is the search path of everything the machine runs.
-const path = "/usr/local/bin:/usr/bin:/bin:/sbin"
+const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 
 // disk is where /var is kept, if the machine has a disk.
 const disk = "/dev/vda"
@@ -52,7 +52,13 @@ func setUp() (guest.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	if cfg.Root != "" { // its disk is mounted and its drivers are there
+		return cfg, setUpNetwork(cfg.Address)
+	}
 	if err := loadModules(); err != nil || cfg.Systemd {
+		return cfg, err
+	}
+	if err := mountFirmwareVariables(); err != nil {
 		return cfg, err
 	}
 	if err := mountDisk(); err != nil {
@@ -107,6 +113,20 @@ func loadModule(file string) error {
 	defer f.Close()
 	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("cannot load %s: %w", file, err)
+	}
+	return nil
+}
+
+// firmwareVariables is where a kernel that UEFI has started shows its variables.
+const firmwareVariables = "/sys/firmware/efi/efivars"
+
+// mountFirmwareVariables mounts them, if there are any.
+func mountFirmwareVariables() error {
+	if _, err := os.Stat(firmwareVariables); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := unix.Mount("efivarfs", firmwareVariables, "efivarfs", 0, ""); err != nil {
+		return fmt.Errorf("cannot mount firmware variables: %w", err)
 	}
 	return nil
 }

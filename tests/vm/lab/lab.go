@@ -129,6 +129,9 @@ type Module struct {
 	Name    string // in the kernel
 	File    string
 	Content []byte
+	// Cert is the file of the certificate whose key has signed it for the kernel;
+	// empty if none has.
+	Cert string
 }
 
 // Build builds a module.
@@ -167,6 +170,8 @@ type Setup struct {
 	Disk     string // as in [machine.Options]; then DiskMB says nothing
 	CPUs     int    // as in [machine.Options]
 	Append   string // to the kernel's command line
+	// Firmware is as in [machine.Options].
+	Firmware *machine.Firmware
 	// RunLoader is put before the command of the loader's service, for a program
 	// that watches it.
 	RunLoader []string
@@ -192,7 +197,7 @@ func (l *Lab) Boot(ctx context.Context, s Setup) (*machine.Machine, error) {
 	}
 	opts := machine.Options{
 		Dir: s.Dir, Kernel: l.Kernel, Tools: l.tools, Accel: l.Accel,
-		MemoryMB: s.MemoryMB, CPUs: s.CPUs, DiskMB: s.DiskMB, Disk: s.Disk, Config: cfg, Append: s.Append,
+		MemoryMB: s.MemoryMB, CPUs: s.CPUs, Firmware: s.Firmware, DiskMB: s.DiskMB, Disk: s.Disk, Config: cfg, Append: s.Append,
 		Files: append(l.machineFiles(s), s.Files...),
 	}
 	if opts.DiskMB == 0 && opts.Disk == "" {

@@ -250,7 +250,11 @@ func (p *Publisher) Sign(ctx context.Context, m Module, version string, fixes ..
 	if err := os.WriteFile(file, d.Bytes(), 0o600); err != nil {
 		return err
 	}
-	return p.publish(ctx, "add", m.File, "--vendor", "debian", "--description", file, "--vmlinuz", k.Image)
+	args := []string{"add", m.File, "--vendor", "debian", "--description", file, "--vmlinuz", k.Image}
+	if m.Cert != "" {
+		args = append(args, "--module-cert", m.Cert)
+	}
+	return p.publish(ctx, args...)
 }
 
 // Push brings what is new to the service.

@@ -29,6 +29,9 @@ type Kernel struct {
 	Flavour string `json:"flavour"` // "amd64", "cloud-amd64"
 	Version string `json:"version"` // of the package, "6.1.192-2"
 	Headers string `json:"headers"` // the folder to build modules in
+	// Root is the folder that Headers is a path in, and which has the compiler.
+	// Empty means the host's.
+	Root string `json:"root,omitempty"`
 	// The rest is empty for a kernel that was fetched to build for, not to run.
 	Image   string `json:"image"`    // the compressed image, as Debian ships it
 	Modules string `json:"modules"`  // the folder of its modules
@@ -146,6 +149,24 @@ func depends(ctx context.Context, pkg, pattern string) (string, error) {
 		return "", fmt.Errorf("package %s depends on nothing like %s", pkg, pattern)
 	}
 	return string(m[1]), nil
+}
+
+// Unpack downloads packages and unpacks them, once for each version, all below
+// one folder, which it returns. Nothing of them is installed on the host, and what
+// they depend on is not looked for.
+func Unpack(ctx context.Context, cache string, packages ...string) (root string, err error) {
+	unlock, err := lock(filepath.Join(cache, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	root = filepath.Join(cache, "packages")
+	for _, p := range packages {
+		if err := unpack(ctx, cache, root, p); err != nil {
+			return "", fmt.Errorf("cannot unpack package %s: %w", p, err)
+		}
+	}
+	return root, nil
 }
 
 // unpack downloads a package and unpacks it below root, once for each version.

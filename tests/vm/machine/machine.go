@@ -27,6 +27,9 @@ type Options struct {
 	// file. Two machines cannot share one.
 	Dir    string
 	Kernel *Kernel
+	// Firmware is what the machine starts from; nil means that QEMU starts the
+	// kernel.
+	Firmware *Firmware
 	// Tools are the programs that every machine needs.
 	Tools *Tools
 	// Config is what the machine's first process does.
@@ -39,6 +42,9 @@ type Options struct {
 	// Disk is the unix socket of a disk that somebody else keeps, in place of a
 	// file; see tests/vm/disk. Empty means there is none.
 	Disk string
+	// Root is a disk with a whole system, in place of DiskMB and Disk; nil is a
+	// machine that runs from its initramfs.
+	Root *Root
 	// Forward maps addresses in the machine's network ("10.0.2.100:8443") to TCP
 	// addresses of the host. Nothing else can be reached.
 	Forward map[string]string
@@ -57,6 +63,9 @@ type Options struct {
 const (
 	bootTime = 3 * time.Minute
 	downTime = 2 * time.Minute
+	// firmwareTime is for a start with firmware, and with somebody who answers its
+	// questions; and for the start of a whole distribution.
+	firmwareTime = 10 * time.Minute
 )
 
 // A Machine is a running machine. Its methods may be used by several goroutines,
@@ -66,6 +75,7 @@ type Machine struct {
 	args    []string
 	control *control
 	monitor *monitor
+	screen  *Terminal     // of a machine with firmware
 	done    chan struct{} // closed when QEMU has ended
 	waitErr error         // how it ended; read after done
 	pid     int
@@ -88,11 +98,19 @@ func Boot(ctx context.Context, opts Options) (*Machine, error) {
 	if opts.MemoryMB == 0 {
 		opts.MemoryMB = 512
 	}
+	if opts.Root != nil {
+		opts.Config.Systemd, opts.Config.Root = true, rootDevice
+	}
 	if err := makeInitramfs(opts); err != nil {
 		return nil, err
 	}
 	if opts.DiskMB > 0 {
 		if err := MakeDisk(ctx, filepath.Join(opts.Dir, "disk.img"), opts.DiskMB); err != nil {
+			return nil, err
+		}
+	}
+	if opts.Firmware != nil {
+		if err := opts.Firmware.prepare(opts); err != nil {
 			return nil, err
 		}
 	}
@@ -105,27 +123,26 @@ func Boot(ctx context.Context, opts Options) (*Machine, error) {
 // ends before that, the power goes again and the error is its cause.
 func (m *Machine) PowerOn(ctx context.Context) error {
 	start := time.Now()
-	monitorHere, monitorThere, err := socketPair()
+	ports := 2
+	if m.opts.Firmware != nil {
+		ports = 3
+	}
+	here, there, err := socketPairs(ports)
 	if err != nil {
 		return err
 	}
-	controlHere, controlThere, err := socketPair()
-	if err != nil {
-		monitorHere.Close()
-		monitorThere.Close()
-		return err
+	m.control = newControl(here[1])
+	if m.opts.Firmware != nil {
+		m.screen = newTerminal(here[2])
 	}
-	m.control = newControl(controlHere)
-	err = m.startProcess(monitorThere, controlThere)
+	err = m.startProcess(there)
 	// From here QEMU alone has the other ends, so that its end is seen.
-	monitorThere.Close()
-	controlThere.Close()
+	closeAll(there)
 	if err != nil {
-		monitorHere.Close()
-		controlHere.Close()
+		closeAll(here)
 		return err
 	}
-	if m.monitor, err = newMonitor(monitorHere); err != nil {
+	if m.monitor, err = newMonitor(here[0]); err != nil {
 		m.kill()
 		return fmt.Errorf("cannot start machine: %w%s", err, m.consoleTail())
 	}
@@ -134,7 +151,11 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 
 // waitBoot waits until the machine is up. One that does not come up is killed.
 func (m *Machine) waitBoot(ctx context.Context, start time.Time) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, bootTime, fmt.Errorf("not up after %v", bootTime))
+	limit := bootTime
+	if m.opts.Firmware != nil || m.opts.Root != nil {
+		limit = firmwareTime
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not up after %v", limit))
 	defer cancel()
 	boot, err := m.control.waitBoot(ctx)
 	if err != nil {
@@ -300,7 +321,14 @@ func (m *Machine) kill() {
 	if m.monitor != nil {
 		m.monitor.conn.Close()
 	}
+	if m.screen != nil {
+		m.screen.conn.Close()
+	}
 }
+
+// Terminal returns the terminal of a machine with firmware. It is another one
+// after the power was off.
+func (m *Machine) Terminal() *Terminal { return m.screen }
 
 // Console returns what the kernel and the services have logged since the machine
 // was made.

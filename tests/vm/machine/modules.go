@@ -4,15 +4,21 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/therootcompany/xz"
 )
 
 // drivers are the modules that a machine needs to have a disk, a network card
 // and a control port. Those they depend on follow from the files.
 var drivers = []string{"virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"}
+
+// optional is a driver that newer kernels do without.
+const optional = "crc32c_generic"
 
 // moduleFiles returns the files of the modules in names below dir and of all
 // that they need, each after those it needs. Modules that are built into the
@@ -42,6 +48,9 @@ func moduleFiles(dir string, names []string) ([]string, error) {
 			if strings.Contains(strings.ReplaceAll(string(builtin), "-", "_"), "/"+name+".ko\n") {
 				return nil
 			}
+			if name == optional {
+				return nil
+			}
 			return fmt.Errorf("cannot find module %s in %s", name, dir)
 		}
 		needs, err := dependencies(file)
@@ -69,7 +78,7 @@ func moduleFiles(dir string, names []string) ([]string, error) {
 func findModules(dir string) (map[string]string, error) {
 	files := make(map[string]string)
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if name, ok := strings.CutSuffix(d.Name(), ".ko"); ok && err == nil {
+		if name, ok := strings.CutSuffix(strings.TrimSuffix(d.Name(), ".xz"), ".ko"); ok && err == nil {
 			files[strings.ReplaceAll(name, "-", "_")] = p
 		}
 		return err
@@ -80,11 +89,14 @@ func findModules(dir string) (map[string]string, error) {
 // dependencies returns the names of the modules that a module file asks for in
 // its .modinfo.
 func dependencies(file string) ([]string, error) {
-	f, err := elf.Open(file)
+	image, err := readModule(file)
+	if err != nil {
+		return nil, err
+	}
+	f, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read module %s: %w", file, err)
 	}
-	defer f.Close()
 	section := f.Section(".modinfo")
 	if section == nil {
 		return nil, fmt.Errorf("cannot read module %s: it has no .modinfo", file)
@@ -99,4 +111,20 @@ func dependencies(file string) ([]string, error) {
 		}
 	}
 	return nil, nil
+}
+
+// readModule returns a module as the kernel wants it: Debian's newer ones are packed.
+func readModule(file string) ([]byte, error) {
+	image, err := os.ReadFile(file)
+	if err != nil || !strings.HasSuffix(file, ".xz") {
+		return image, err
+	}
+	r, err := xz.NewReader(bytes.NewReader(image), 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot unpack module %s: %w", file, err)
+	}
+	if image, err = io.ReadAll(r); err != nil {
+		return nil, fmt.Errorf("cannot unpack module %s: %w", file, err)
+	}
+	return image, nil
 }

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,24 +16,23 @@ import (
 )
 
 // qemuArgs returns QEMU's command line. Descriptor 3 is the monitor, 4 the
-// control port.
+// control port, 5 the terminal of a machine with firmware.
 func qemuArgs(o Options) []string {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-name", "livepatch-test",
 		"-m", fmt.Sprint(o.MemoryMB), "-smp", fmt.Sprint(o.CPUs),
-		"-kernel", o.Kernel.VMLinux,
-		"-initrd", filepath.Join(o.Dir, "initramfs"),
-		"-append", strings.TrimSpace("console=ttyS0 panic=-1 net.ifnames=0 " + o.Append),
 		"-chardev", "socket,id=monitor,fd=3", "-mon", "chardev=monitor,mode=control",
-		"-chardev", "file,id=console,append=on,path=" + comma(filepath.Join(o.Dir, "console.log")),
 		"-serial", "chardev:console",
 		"-chardev", "socket,id=control,fd=4",
 		"-device", "virtio-serial-pci",
 		"-device", "virtserialport,chardev=control,name=" + guest.Port,
 	}
 	args = append(args, o.Accel.args()...)
+	args = append(args, startArgs(o)...)
 	switch {
+	case o.Root != nil:
+		args = append(args, o.Root.args()...)
 	case o.Disk != "":
 		// The machine is told that the disk has a volatile cache, so it flushes.
 		args = append(args,
@@ -50,7 +50,24 @@ func qemuArgs(o Options) []string {
 		}
 		args = append(args, "-netdev", network, "-device", "virtio-net-pci,id=card,netdev=net,romfile=")
 	}
-	return args
+	return append(args, o.Firmware.espArgs(o)...)
+}
+
+// startArgs returns what the machine starts from, and its console.
+func startArgs(o Options) []string {
+	log := comma(filepath.Join(o.Dir, "console.log"))
+	if o.Firmware != nil {
+		return append(o.Firmware.args(o), "-chardev", "socket,id=console,fd=5,logappend=on,logfile="+log)
+	}
+	return []string{
+		"-kernel", o.Kernel.VMLinux, "-initrd", filepath.Join(o.Dir, initramfs), "-append", commandLine(o),
+		"-chardev", "file,id=console,append=on,path=" + log,
+	}
+}
+
+// commandLine returns the kernel's command line.
+func commandLine(o Options) string {
+	return strings.TrimSpace("console=ttyS0 panic=-1 net.ifnames=0 " + o.Append)
 }
 
 // comma writes a path as QEMU's option parser wants it.
@@ -59,14 +76,14 @@ func comma(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 // startProcess starts QEMU so that it cannot outlive this process, however that
 // ends. The kernel ties this to the thread that starts it, so the thread stays
 // until QEMU is gone.
-func (m *Machine) startProcess(monitor, control *os.File) error {
+func (m *Machine) startProcess(files []*os.File) error {
 	stderr, err := os.OpenFile(filepath.Join(m.opts.Dir, "qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	cmd := exec.Command("qemu-system-x86_64", m.args...)
 	cmd.Stdout, cmd.Stderr = stderr, stderr
-	cmd.ExtraFiles = []*os.File{monitor, control}
+	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	started, done := make(chan error), make(chan struct{})
 	m.done = done
@@ -86,6 +103,28 @@ func (m *Machine) startProcess(monitor, control *os.File) error {
 	}
 	m.pid = cmd.Process.Pid
 	return nil
+}
+
+// socketPairs returns the ends of n pairs of connected sockets: one of each for
+// us, the other to hand over.
+func socketPairs(n int) (here []net.Conn, there []*os.File, err error) {
+	for range n {
+		h, t, err := socketPair()
+		if err != nil {
+			closeAll(here)
+			closeAll(there)
+			return nil, nil, err
+		}
+		here, there = append(here, h), append(there, t)
+	}
+	return here, there, nil
+}
+
+// closeAll closes what is only read from, or was handed over.
+func closeAll[C io.Closer](list []C) {
+	for _, c := range list {
+		_ = c.Close()
+	}
 }
 
 // socketPair returns two connected sockets, one for us and one to hand over.

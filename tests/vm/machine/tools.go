@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -74,20 +75,34 @@ func (t *Tools) files() ([]File, error) {
 	return files, nil
 }
 
+// initramfs is the file of a machine's folder with its first file system.
+const initramfs = "initramfs"
+
 // makeInitramfs writes the machine's first file system.
 func makeInitramfs(opts Options) error {
 	files, err := opts.Tools.files()
+	if opts.Root != nil {
+		files, opts.Files, err = opts.Tools.rootFiles(), overlay(opts.Files), nil
+	}
 	if err != nil {
 		return err
 	}
-	modules, err := moduleFiles(opts.Kernel.Modules, drivers)
+	names := drivers
+	if opts.Firmware != nil {
+		names = append(slices.Clone(drivers), "efivarfs")
+	}
+	modules, err := moduleFiles(opts.Kernel.Modules, names)
 	if err != nil {
 		return err
 	}
 	var list strings.Builder
 	for _, m := range modules {
-		p := "/lib/modules/" + filepath.Base(m)
-		files = append(files, File{Path: p, Source: m})
+		p := "/lib/modules/" + strings.TrimSuffix(filepath.Base(m), ".xz")
+		image, err := readModule(m)
+		if err != nil {
+			return err
+		}
+		files = append(files, File{Path: p, Data: image})
 		fmt.Fprintln(&list, p)
 	}
 	config, err := json.MarshalIndent(opts.Config, "", "\t")
@@ -98,7 +113,7 @@ func makeInitramfs(opts Options) error {
 		File{Path: guest.ModulesFile, Data: []byte(list.String())},
 		File{Path: guest.ConfigFile, Data: config})
 	files = append(files, opts.Files...)
-	f, err := os.Create(filepath.Join(opts.Dir, "initramfs"))
+	f, err := os.Create(filepath.Join(opts.Dir, initramfs))
 	if err != nil {
 		return err
 	}
