@@ -22,9 +22,15 @@ const (
 // takes two seconds.
 const probeTime = 20 * time.Second
 
-func (a Accel) args() []string {
-	if a == KVM {
+// accelArgs returns QEMU's options for that. With firmware, translation keeps to one
+// thread and a plain processor: with "max" and several, a firmware once stopped for
+// good in the middle of a menu.
+func (o *Options) accelArgs() []string {
+	switch {
+	case o.Accel == KVM:
 		return []string{"-accel", "kvm", "-cpu", "host"}
+	case o.Firmware != nil:
+		return []string{"-accel", "tcg,thread=single", "-cpu", "Nehalem,+rdrand"}
 	}
 	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
 }

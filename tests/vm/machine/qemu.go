@@ -28,7 +28,7 @@ func qemuArgs(o Options) []string {
 		"-device", "virtio-serial-pci",
 		"-device", "virtserialport,chardev=control,name=" + guest.Port,
 	}
-	args = append(args, o.Accel.args()...)
+	args = append(args, o.accelArgs()...)
 	args = append(args, startArgs(o)...)
 	switch {
 	case o.Root != nil:

@@ -36,7 +36,7 @@ const (
 
 // quiet is how long a screen has to stay as it is to be a whole one: they are
 // drawn piece by piece, and keys that are pressed meanwhile can be lost.
-const quiet = 700 * time.Millisecond
+const quiet = time.Second
 
 // newTerminal shows what comes from conn, until that is closed.
 func newTerminal(conn net.Conn) *Terminal {
@@ -75,12 +75,22 @@ func (t *Terminal) Screen() string {
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 
-// WaitFor waits until a text is on the screen and the screen is whole, and
-// returns the screen.
+// WaitFor waits until a text is on the screen, and returns the screen.
 func (t *Terminal) WaitFor(ctx context.Context, text string) (string, error) {
+	return t.wait(ctx, text, 0)
+}
+
+// WaitForAll waits until a text is on the screen and the screen is whole, and
+// returns the screen. One that counts seconds is never whole.
+func (t *Terminal) WaitForAll(ctx context.Context, text string) (string, error) {
+	return t.wait(ctx, text, quiet)
+}
+
+// wait waits until a text is on the screen and nothing was written for a time.
+func (t *Terminal) wait(ctx context.Context, text string, still time.Duration) (string, error) {
 	for {
-		screen, rest, wrote, err := t.look()
-		found := strings.Contains(screen, text)
+		screen, last, wrote, err := t.look()
+		found, rest := strings.Contains(screen, text), time.Until(last.Add(still))
 		switch {
 		case found && rest <= 0:
 			return screen, nil
@@ -98,12 +108,12 @@ func (t *Terminal) WaitFor(ctx context.Context, text string) (string, error) {
 	}
 }
 
-// look returns what is on the screen, in what time it will be whole, what is closed
-// when something is written, and why nothing more will be.
-func (t *Terminal) look() (screen string, rest time.Duration, wrote <-chan struct{}, err error) {
+// look returns what is on the screen, when something was written last, what is
+// closed when there is more, and why there will be no more.
+func (t *Terminal) look() (screen string, last time.Time, wrote <-chan struct{}, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.Screen(), time.Until(t.last.Add(quiet)), t.wrote, t.err
+	return t.Screen(), t.last, t.wrote, t.err
 }
 
 // Keys that are more than a letter, as a terminal sends them.
@@ -112,8 +122,8 @@ const (
 	KeyEnter = "\r"
 )
 
-// Press presses keys, and waits until the screen shows what came of it; of what is
-// typed in secret it shows nothing.
+// Press presses keys, and waits a moment for what comes of it; of what is typed in
+// secret nothing is shown.
 func (t *Terminal) Press(ctx context.Context, keys string) error {
 	_, _, wrote, err := t.look()
 	if err == nil {
@@ -128,6 +138,5 @@ func (t *Terminal) Press(ctx context.Context, keys string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("cannot see what came of keys: %w", context.Cause(ctx))
 	}
-	_, err = t.WaitFor(ctx, "")
-	return err
+	return nil
 }
