@@ -33,12 +33,15 @@ var (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code, err := runTests(ctx, m)
-	stop()
-	if err != nil {
+	remove, err := prepare(ctx)
+	stop() // a signal ends the tests, and with them their machines
+	code := 1
+	if err == nil {
+		code = m.Run()
+	} else {
 		fmt.Fprintln(os.Stderr, "snap tests: error:", err)
-		code = 1
 	}
+	remove()
 	os.Exit(code)
 }
 
@@ -47,19 +50,20 @@ func note(step string, took time.Duration) {
 	fmt.Fprintf(os.Stderr, "snap tests: %s: %.1fs\n", step, took.Seconds())
 }
 
-func runTests(ctx context.Context, m *testing.M) (code int, err error) {
+// prepare makes what all tests have in common. remove is to be called in any case.
+func prepare(ctx context.Context) (remove func(), err error) {
+	bin, err := os.MkdirTemp("", "livepatch-bin")
+	remove = func() { _ = os.RemoveAll(bin) }
+	if err != nil {
+		return remove, err
+	}
 	suite, err := debian.ParseSuite(*suiteName)
 	if err != nil {
-		return 1, err
+		return remove, err
 	}
-	bin, err := os.MkdirTemp("", "livepatch-bin")
-	if err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(bin)
 	host, err := lab.New(ctx, os.Getenv("LIVEPATCH_CACHE"), bin, note)
 	if err != nil {
-		return 1, err
+		return remove, err
 	}
 	start := time.Now()
 	cache := debian.NewCache(host.Cache)
@@ -67,20 +71,20 @@ func runTests(ctx context.Context, m *testing.M) (code int, err error) {
 		Tools: host.Tools(), Accel: host.Accel, MemoryMB: memoryMB, CPUs: cpus(suite),
 	})
 	if err != nil {
-		return 1, err
+		return remove, err
 	}
 	if err := cache.AddToolchain(ctx, disk); err != nil {
-		return 1, err
+		return remove, err
 	}
 	note("make or find the disk of "+string(suite), time.Since(start))
 	here = host.On(disk.Kernel)
 	saved = filepath.Join(host.Tree(), "build", "snap", string(suite))
 	if err := errors.Join(os.RemoveAll(saved), os.MkdirAll(saved, 0o755)); err != nil {
-		return 1, err
+		return remove, err
 	}
 	fmt.Fprintf(os.Stderr, "snap tests: snapd %s, kernel %s, under %s; output goes to %s\n",
 		disk.Versions["snapd"], disk.Kernel.Release, here.Accel, saved)
-	return m.Run(), nil
+	return remove, nil
 }
 
 // memoryMB is what snapd and the compiler of AppArmor's profiles need.

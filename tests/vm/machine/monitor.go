@@ -17,8 +17,9 @@ type monitor struct {
 	dec  *json.Decoder
 }
 
-// monitorTime is how long QEMU may take to answer.
-const monitorTime = 10 * time.Second
+// monitorTime is how long QEMU may take to answer; on a busy host it can be many
+// seconds.
+const monitorTime = time.Minute
 
 // newMonitor greets QEMU.
 func newMonitor(conn net.Conn) (*monitor, error) {
