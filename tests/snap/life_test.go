@@ -156,7 +156,7 @@ func (l *life) story() {
 	wantInOrder(l.t, logs.out, "Started", "Enrolment waits", "Enabled", "Applied livepatch", "Accepted livepatch")
 	l.does("snap services")
 	l.does("snap get -d canonical-livepatch").says(l.t, `"token": "set"`)
-	if out := l.does("snap info canonical-livepatch").out; strings.Contains(out, "health:") && !strings.Contains(out, "okay") {
+	if out := l.does("snap list canonical-livepatch").out; strings.Contains(out, "blocked") || strings.Contains(out, "waiting") || strings.Contains(out, "error") {
 		l.t.Errorf("health is not okay:\n%s", out)
 	}
 	l.asUser("canonical-livepatch status --verbose").says(l.t, "applied")
@@ -374,7 +374,7 @@ func (l *life) wantNoSecrets() {
 	}
 	places := map[string]string{
 		"the journal":                        "journalctl --no-pager -o cat | " + grep,
-		"what snapd shows":                   "(snap get -d canonical-livepatch; snap changes; snap info canonical-livepatch) | " + grep,
+		"what snapd shows":                   "(snap get -d canonical-livepatch; snap changes; snap connections) | " + grep,
 		"the configuration":                  "canonical-livepatch config | " + grep,
 		"a command line, or an environment":  "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n' | " + grep,
 		"a file that others can read":        "find /var/snap /var/lib/snapd /run/snapd /tmp -xdev -type f -perm /077 -exec " + grep + " -l {} +",
