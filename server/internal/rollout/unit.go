@@ -1,0 +1,202 @@
+package rollout
+
+import (
+	"math"
+
+	"livepatch/internal/patch"
+)
+
+// A unit is what is judged: one kernel, or all small kernels of a source.
+type unit struct {
+	Name   string `json:"name"`
+	Source string `json:"source"`
+	Small  bool   `json:"small"`
+	Index  int    `json:"index"` // of its test A among all processes
+	Tier   int    `json:"tier"`  // index; the number of tiers when complete
+	Lanes  []lane `json:"lanes"` // one a tier
+
+	E      EValue `json:"e"`
+	Lived  Pair   `json:"lived"`  // evidence that outlived the early window
+	Dealt  int64  `json:"dealt"`  // evidence, both arms
+	Failed Pair   `json:"failed"` // counted evidence
+	Mature Pair   `json:"mature"` // counted evidence
+
+	Accounts   map[uint32]*share     `json:"accounts"`
+	Signatures map[string][]reporter `json:"signatures,omitempty"`
+
+	Halted   Reason   `json:"halted,omitempty"`
+	TripOff  bool     `json:"trip_off,omitempty"`
+	Told     bool     `json:"told,omitempty"`
+	Released []string `json:"released,omitempty"` // halted siblings that a person has looked at
+	Last     Verdict  `json:"last"`
+}
+
+// A share is an account's part in the evidence of a unit.
+type share struct {
+	Dealt      int64 `json:"dealt"`
+	Failed     int64 `json:"failed"`
+	Mature     Pair  `json:"mature"`
+	Signatures int   `json:"signatures,omitempty"`
+}
+
+// A reporter is a machine that reported an oops.
+type reporter struct {
+	Machine Machine `json:"machine"`
+	Account uint32  `json:"account"`
+}
+
+// A lane is a unit in one tier.
+type lane struct {
+	Machines int64 `json:"machines"`
+	Accounts int64 `json:"accounts"`
+
+	Stage  int32 `json:"stage"`  // 0: not begun
+	Began  int64 `json:"began"`  // Unix seconds
+	Before int64 `json:"before"` // share of the stage before
+	Share  int64 `json:"share"`
+	Sham   int64 `json:"sham"`
+	Room   int64 `json:"room"`   // N′ of the stage
+	Wanted int64 `json:"wanted"` // machines that it may let in
+	Came   Pair  `json:"came"`   // trials that it has opened
+
+	Exposed int64 `json:"exposed"` // treated, from here on all trials, evidence or not
+	Pending int64 `json:"pending"`
+	Dark    int64 `json:"dark"` // of them without any sign of life
+	Offered int64 `json:"offered"`
+	Soft    int64 `json:"soft"`
+	Left    Pair  `json:"left"`
+
+	Healthy Pair `json:"healthy"` // counted evidence
+	Failed  Pair `json:"failed"`  // counted evidence
+	Seen    Pair `json:"seen"`    // evidence, of this stage
+	Silent  Pair `json:"silent"`  // counted evidence, of this stage
+
+	Batch       uint32 `json:"batch"`
+	BatchOpened int64  `json:"batch_opened"`
+}
+
+// A batch is machines that were dealt together: AtRisk are those that have not
+// failed and not left.
+type batch struct {
+	AtRisk  Pair `json:"at_risk"`
+	Current bool `json:"current,omitempty"` // more may come
+}
+
+func (l *lane) treated() Tally {
+	return Tally{Failed: float64(l.Failed.Treated), Of: float64(l.Failed.Treated + l.Healthy.Treated)}
+}
+
+func (l *lane) control() Tally {
+	return Tally{Failed: float64(l.Failed.Control), Of: float64(l.Failed.Control + l.Healthy.Control)}
+}
+
+// tallies are the matured evidence of a tier, and with a weight that of the
+// tiers before it.
+func (u *unit) tallies(tier int, carry float64) (treated, control Tally) {
+	for i := range u.Lanes[:tier] {
+		treated = treated.plus(u.Lanes[i].treated(), carry)
+		control = control.plus(u.Lanes[i].control(), carry)
+	}
+	return treated.plus(u.Lanes[tier].treated(), 1), control.plus(u.Lanes[tier].control(), 1)
+}
+
+// all is the matured evidence of a unit, undiscounted.
+func (u *unit) all() (treated, control Tally) { return u.tallies(len(u.Lanes)-1, 1) }
+
+// accounts is how many accounts have machines of the unit, at least 1.
+func (u *unit) accounts() int64 {
+	accounts := int64(1)
+	for i := range u.Lanes {
+		accounts = max(accounts, u.Lanes[i].Accounts)
+	}
+	return accounts
+}
+
+// fits tells whether an account that has mine of all may have one more: it may
+// have its share of them, twice its fair share where there are few accounts, and at least
+// some number.
+func (u *unit) fits(mine, all int64, least, share float64) bool {
+	share = max(share, 2/float64(u.accounts()))
+	return float64(mine+1) <= max(least, share*float64(all+1))
+}
+
+func (u *unit) account(id uint32) *share {
+	s := u.Accounts[id]
+	if s == nil {
+		s = &share{}
+		u.Accounts[id] = s
+	}
+	return s
+}
+
+// The least that an account may have of trials, failures and matured machines: while
+// a unit has few, a twentieth is less than one.
+const (
+	leastDealt  = 10
+	leastFailed = 1
+	leastMature = 2
+)
+
+// admits tells whether an account may have one more of the unit's trials as
+// evidence. It may not ask for the arm: an account whose treated machines are
+// kept and whose controls are not would bias the comparison by whatever makes
+// its machines differ from others.
+func (u *unit) admits(account uint32, share float64) bool {
+	return u.fits(u.account(account).Dealt, u.Dealt, leastDealt, share)
+}
+
+// countsFailure tells whether one more failure of an account counts. Nor may it ask
+// for the arm.
+func (u *unit) countsFailure(account uint32, share float64) bool {
+	return u.fits(u.account(account).Failed, u.Failed.Treated+u.Failed.Control, leastFailed, share)
+}
+
+// countsMature tells whether one more machine of an account that is well counts. It
+// is no matter of the tests, only of the pace, and so it is asked for each arm.
+func (u *unit) countsMature(account uint32, arm Arm, share float64) bool {
+	mine, all := u.account(account).Mature, u.Mature
+	have, total := mine.Treated, all.Treated
+	if arm == Control {
+		have, total = mine.Control, all.Control
+	}
+	return u.fits(have, total, leastMature, share)
+}
+
+// current returns the lane that is being widened, or nil when the last tier has
+// the patch.
+func (u *unit) current() *lane {
+	if u.Tier >= len(u.Lanes) {
+		return nil
+	}
+	return &u.Lanes[u.Tier]
+}
+
+// capacity is how many of a stage's machines may be without a sign of life at a
+// time.
+func (p PaceParams) capacity(room int64) int64 {
+	return max(1, int64(math.Ceil(float64(room)/p.Dark)))
+}
+
+// open returns how many more machines the lane may let in now.
+func (l *lane) open(p PaceParams, finished bool) int64 {
+	stage := l.Wanted - l.Came.Treated
+	if finished { // everybody has it; the tier grows
+		stage = math.MaxInt32
+	}
+	return min(stage, l.Room-l.Pending, p.capacity(l.Room)-l.Dark) - l.Offered
+}
+
+// begin starts the stage of a verdict.
+func (l *lane) begin(v Verdict, now int64) {
+	l.Stage++
+	l.Began = now
+	l.Before, l.Share, l.Sham = l.Share, v.Share, v.Sham
+	l.Room, l.Wanted = v.Room, v.Wanted
+	l.Came, l.Seen, l.Silent = Pair{}, Pair{}, Pair{}
+}
+
+// finish opens the tier to everybody, at the pace of its last stage.
+func (l *lane) finish(p PaceParams) {
+	l.Share, l.Sham = patch.Everyone, 0
+	l.Room = max(l.Room, int64(p.Dead))
+}
