@@ -37,6 +37,9 @@ type Kernel struct {
 	BuildID BuildID `json:"build_id"` // of vmlinux
 }
 
+// Cell names the kernels that a rollout treats as one: "<release>/<arch>".
+func (k Kernel) Cell() string { return k.Release + "/" + k.Arch }
+
 // A KernelMismatchError reports a patch offered to a kernel it was not built
 // for. It matches [ErrWrongKernel].
 type KernelMismatchError struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // A RolloutState is a decision about one version of a patch.
@@ -25,12 +26,20 @@ const Everyone = 1_000_000
 // vendor signed and can add nothing to it.
 type Rollout struct {
 	State RolloutState `json:"state"`
-	// Tiers maps the name of a tier to how far the patch has come there. A
-	// machine of a tier that is missing does not get the patch.
+	// Tiers maps the name of a tier to how far the patch has come there, on
+	// kernels that no spread names. A machine of a tier that is missing does not
+	// get the patch.
 	Tiers map[string]Stage `json:"tiers,omitempty"`
+	// Spreads say how far the patch has come on the kernels that they name. No
+	// kernel is in two of them.
+	Spreads []Spread `json:"spreads,omitempty"`
 	// Kernels maps "<release>/<arch>" to the state for machines of that kernel
 	// where it differs from State.
 	Kernels map[string]RolloutState `json:"kernels,omitempty"`
+	// Withdraw, while the patch is halted, is the share of loaders to which it
+	// counts as revoked: machines give it up a few at a time. Which ones, their
+	// loaders know by an identity of their own.
+	Withdraw *Stage `json:"withdraw,omitempty"`
 	// SoakSeconds is how long a patch stays on trial after its transition.
 	SoakSeconds int64 `json:"soak_seconds"`
 }
@@ -39,6 +48,14 @@ type Rollout struct {
 type Stage struct {
 	Share int64  `json:"share"` // parts per million, [Everyone] for all
 	Salt  string `json:"salt"`  // makes each rollout begin with other machines
+}
+
+// A Spread is how far a patch has come on some kernels.
+type Spread struct {
+	Kernels []string `json:"kernels"` // "<release>/<arch>"
+	// Shares maps the name of a tier to the share of its machines that may have
+	// the patch; the salt is that of the tier. A tier that is missing has none.
+	Shares map[string]int64 `json:"shares"`
 }
 
 // ParseRollout reads the custom block of a rollout target. A state that it does
@@ -69,7 +86,7 @@ func (r Rollout) At(k Kernel) RolloutState {
 	state := r.State
 	// The exception can only be stricter: a kernel listed as running does not
 	// escape a patch that was halted everywhere.
-	if s, ok := r.Kernels[k.Release+"/"+k.Arch]; ok && state == Running || s == Revoked {
+	if s, ok := r.Kernels[k.Cell()]; ok && state == Running || s == Revoked {
 		state = s
 	}
 	return state
@@ -92,17 +109,42 @@ func (s RolloutState) Err() error {
 	}
 }
 
-// Admits tells whether the stage of the tier has reached the machine: u, the
-// first 64 bits of SHA-256(salt ‖ machine id) over 2⁶⁴, is below the share.
-func (r Rollout) Admits(tier, machineID string) bool {
+// Admits tells whether the patch has come to a machine with kernel k: the stage
+// of its tier admits it.
+func (r Rollout) Admits(k Kernel, tier, machineID string) bool {
+	stage, ok := r.Stage(k, tier)
+	return ok && stage.Admits(machineID)
+}
+
+// Stage returns how far the patch has come in a tier on kernel k, and whether it
+// has come there at all.
+func (r Rollout) Stage(k Kernel, tier string) (Stage, bool) {
 	stage, ok := r.Tiers[tier]
-	if !ok {
-		return false
+	for _, s := range r.Spreads {
+		if slices.Contains(s.Kernels, k.Cell()) {
+			stage.Share = s.Shares[tier]
+		}
 	}
-	if stage.Share >= Everyone {
+	return stage, ok && stage.Share > 0
+}
+
+// Admits tells whether the stage has reached a machine: u, the first 64 bits of
+// SHA-256(salt ‖ machine id) over 2⁶⁴, is below the share.
+func (s Stage) Admits(machineID string) bool {
+	if s.Share >= Everyone {
 		return true
 	}
-	sum := sha256.Sum256([]byte(stage.Salt + machineID))
+	sum := sha256.Sum256([]byte(s.Salt + machineID))
 	u := float64(binary.BigEndian.Uint64(sum[:8])) / (1 << 64)
-	return u < float64(stage.Share)/Everyone
+	return u < float64(s.Share)/Everyone
+}
+
+// ForLoader is At on the machine whose loader is called id: to some of those that
+// have a halted patch it counts as revoked already.
+func (r Rollout) ForLoader(k Kernel, id string) RolloutState {
+	state := r.At(k)
+	if state == Halted && r.Withdraw != nil && r.Withdraw.Admits(id) {
+		return Revoked
+	}
+	return state
 }

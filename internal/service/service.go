@@ -120,16 +120,49 @@ type Patch struct {
 // An Event is something that happened to a patch on a machine.
 type Event struct {
 	ID      string    `json:"id"`      // made by the agent; the server takes each once
-	Kind    string    `json:"kind"`    // "intent", "applied", "failed", "removed", "heartbeat"
-	Version string    `json:"version"` // of the patch
-	Name    string    `json:"name"`    // of the module
+	Kind    Kind      `json:"kind"`    //
+	Version string    `json:"version"` // of the patch; "" for Booted
+	Name    string    `json:"name"`    // of the module; "" for Booted
 	BootID  string    `json:"boot_id"`
 	At      time.Time `json:"at"`
-	Reason  string    `json:"reason,omitempty"` // of a failure: a reason of internal/rpcerr, or one of the below
-	Message string    `json:"message,omitempty"`
+	// Reason is, of a Failed, a reason of internal/rpcerr or one that begins with
+	// "CONFIG_"; of a Crashed or a Booted, one of those below.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Signature is what makes two oopses of a Crashed the same, if the kernel said
+	// enough: "general protection fault/lkp_x/foo_bar".
+	Signature string `json:"signature,omitempty"`
 }
 
-// Reasons of failures that are the configuration of a machine: its kernel demands
+// A Kind says what happened to a patch.
+type Kind string
+
+// The kinds of events.
+const (
+	// Intent: the machine is about to insert the module. It asks by this whether it
+	// may; see [CheckInAnswer.Go].
+	Intent    Kind = "intent"
+	Applied   Kind = "applied"   // in force for every task
+	Failed    Kind = "failed"    // not brought in; the kernel is as it was
+	Removed   Kind = "removed"   // taken out again, by the operator or because it is revoked
+	Heartbeat Kind = "heartbeat" // in force and well: 1, 5, 15, 60 minutes after Intent, then hourly
+	Crashed   Kind = "crashed"   // harm was done, and this patch is the likely cause
+	Booted    Kind = "booted"    // the machine has booted since the last report
+)
+
+// Reasons of a [Crashed].
+const (
+	ReasonOpenJournal = "OPEN_JOURNAL" // the machine went down uncleanly while the patch was on trial
+	ReasonOops        = "OOPS"         // an oops, a warning or a record in pstore names the module
+)
+
+// Reasons of a [Booted].
+const (
+	ReasonClean   = "CLEAN"   // after an orderly shutdown
+	ReasonUnclean = "UNCLEAN" // after a crash, a reset or a power cut
+)
+
+// Reasons of a [Failed] that are the configuration of a machine: its kernel demands
 // a signature of its own and does not take that of the module. They begin with
 // "CONFIG_", for they say nothing of the patch, and nothing of how it does may be
 // concluded from them.
@@ -145,6 +178,11 @@ type CheckInAnswer struct {
 	IntervalSeconds int64  `json:"interval_seconds"` // until the next check-in
 	Generation      int64  `json:"generation"`       // changes whenever signed files have changed
 	Tier            string `json:"tier"`
+	// Go lists the patch versions, of those with an [Intent] in the check-in, that
+	// the machine may begin with now. Signed files say how many machines may have a
+	// patch; this says how many at a time. One that is not let in says so again with
+	// its next check-in.
+	Go []string `json:"go,omitempty"`
 }
 
 // Supported answers whether a kernel is covered.

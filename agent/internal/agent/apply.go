@@ -145,7 +145,7 @@ func (r *round) announce(ctx context.Context, got choice) {
 }
 
 // event returns a new event about a patch.
-func (r *round) event(kind string, e patch.IndexEntry) service.Event {
+func (r *round) event(kind service.Kind, e patch.IndexEntry) service.Event {
 	return service.Event{ID: newEventID(), Kind: kind, Version: e.Version, Name: e.Name, BootID: r.facts.BootID, At: time.Now().UTC()}
 }
 

@@ -99,7 +99,7 @@ func (c chooser) admitted(version string) (patch.Rollout, error) {
 	if err := rollout.For(c.kernel); err != nil {
 		return patch.Rollout{}, fmt.Errorf("%w: %w", errNotYet, err)
 	}
-	if !rollout.Admits(c.tier, c.machineID) {
+	if !rollout.Admits(c.kernel, c.tier, c.machineID) {
 		return patch.Rollout{}, errNotYet
 	}
 	return rollout, nil

@@ -218,10 +218,10 @@ func (r *round) settle(ctx context.Context) {
 
 // Kinds of events, as package service names them.
 const (
-	eventIntent  = "intent"
-	eventApplied = "applied"
-	eventFailed  = "failed"
-	eventRemoved = "removed"
+	eventIntent  = service.Intent
+	eventApplied = service.Applied
+	eventFailed  = service.Failed
+	eventRemoved = service.Removed
 )
 
 // note queues an event, to be reported before the round ends.

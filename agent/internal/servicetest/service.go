@@ -127,7 +127,7 @@ func (s *Service) Events() []string {
 	for _, c := range s.CheckIns() {
 		for _, e := range c.Events {
 			if !seen[e.ID] {
-				events = append(events, strings.TrimSpace(e.Kind+" "+e.Version+" "+e.Reason))
+				events = append(events, strings.TrimSpace(string(e.Kind)+" "+e.Version+" "+e.Reason))
 			}
 			seen[e.ID] = true
 		}

@@ -266,7 +266,15 @@ type StatusResponse struct {
 	Livepatches []*Livepatch `protobuf:"bytes,2,rep,name=livepatches,proto3" json:"livepatches,omitempty"`
 	// Version of the newest TUF root that the loader trusts. The caller of Apply
 	// sends the roots after it.
-	RootVersion   int64 `protobuf:"varint,3,opt,name=root_version,json=rootVersion,proto3" json:"root_version,omitempty"`
+	RootVersion int64 `protobuf:"varint,3,opt,name=root_version,json=rootVersion,proto3" json:"root_version,omitempty"`
+	// The last boot that ended with a clean shutdown, as boot_id; empty if none
+	// did. A machine whose boot before this one is another went down uncleanly.
+	CleanBoot string `protobuf:"bytes,4,opt,name=clean_boot,json=cleanBoot,proto3" json:"clean_boot,omitempty"`
+	// What the kernel has said against livepatches of ours, oldest first.
+	Complaints []*Complaint `protobuf:"bytes,5,rep,name=complaints,proto3" json:"complaints,omitempty"`
+	// What the operator lets this loader do: "normal", "no-apply", "no-refresh" or
+	// "stop".
+	Mode          string `protobuf:"bytes,6,opt,name=mode,proto3" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +330,101 @@ func (x *StatusResponse) GetRootVersion() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetCleanBoot() string {
+	if x != nil {
+		return x.CleanBoot
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetComplaints() []*Complaint {
+	if x != nil {
+		return x.Complaints
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+// Complaint is an oops or a warning in the kernel's log, or a record in pstore,
+// that names a livepatch of ours.
+type Complaint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the module.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What makes two of them the same on different machines.
+	Signature string `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The kernel's own words, cut short.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// The boot that it is from, or empty for a record of an earlier one.
+	BootId        string `protobuf:"bytes,4,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Complaint) Reset() {
+	*x = Complaint{}
+	mi := &file_loader_v1_loader_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Complaint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Complaint) ProtoMessage() {}
+
+func (x *Complaint) ProtoReflect() protoreflect.Message {
+	mi := &file_loader_v1_loader_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Complaint.ProtoReflect.Descriptor instead.
+func (*Complaint) Descriptor() ([]byte, []int) {
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Complaint) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Complaint) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
+func (x *Complaint) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Complaint) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
 // Kernel tells which kernel runs and what it lets in.
 type Kernel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -362,7 +465,7 @@ type Kernel struct {
 
 func (x *Kernel) Reset() {
 	*x = Kernel{}
-	mi := &file_loader_v1_loader_proto_msgTypes[2]
+	mi := &file_loader_v1_loader_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +477,7 @@ func (x *Kernel) String() string {
 func (*Kernel) ProtoMessage() {}
 
 func (x *Kernel) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[2]
+	mi := &file_loader_v1_loader_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +490,7 @@ func (x *Kernel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kernel.ProtoReflect.Descriptor instead.
 func (*Kernel) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{2}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Kernel) GetArch() string {
@@ -498,7 +601,7 @@ type Taint struct {
 
 func (x *Taint) Reset() {
 	*x = Taint{}
-	mi := &file_loader_v1_loader_proto_msgTypes[3]
+	mi := &file_loader_v1_loader_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +613,7 @@ func (x *Taint) String() string {
 func (*Taint) ProtoMessage() {}
 
 func (x *Taint) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[3]
+	mi := &file_loader_v1_loader_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +626,7 @@ func (x *Taint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taint.ProtoReflect.Descriptor instead.
 func (*Taint) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{3}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Taint) GetBit() int32 {
@@ -584,7 +687,7 @@ type Livepatch struct {
 
 func (x *Livepatch) Reset() {
 	*x = Livepatch{}
-	mi := &file_loader_v1_loader_proto_msgTypes[4]
+	mi := &file_loader_v1_loader_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +699,7 @@ func (x *Livepatch) String() string {
 func (*Livepatch) ProtoMessage() {}
 
 func (x *Livepatch) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[4]
+	mi := &file_loader_v1_loader_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +712,7 @@ func (x *Livepatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Livepatch.ProtoReflect.Descriptor instead.
 func (*Livepatch) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{4}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Livepatch) GetName() string {
@@ -697,7 +800,7 @@ type Blocker struct {
 
 func (x *Blocker) Reset() {
 	*x = Blocker{}
-	mi := &file_loader_v1_loader_proto_msgTypes[5]
+	mi := &file_loader_v1_loader_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +812,7 @@ func (x *Blocker) String() string {
 func (*Blocker) ProtoMessage() {}
 
 func (x *Blocker) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[5]
+	mi := &file_loader_v1_loader_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +825,7 @@ func (x *Blocker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blocker.ProtoReflect.Descriptor instead.
 func (*Blocker) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{5}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Blocker) GetTid() int32 {
@@ -762,7 +865,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[6]
+	mi := &file_loader_v1_loader_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +877,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[6]
+	mi := &file_loader_v1_loader_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +890,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{6}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApplyRequest) GetPart() isApplyRequest_Part {
@@ -853,7 +956,7 @@ type Metadata struct {
 
 func (x *Metadata) Reset() {
 	*x = Metadata{}
-	mi := &file_loader_v1_loader_proto_msgTypes[7]
+	mi := &file_loader_v1_loader_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +968,7 @@ func (x *Metadata) String() string {
 func (*Metadata) ProtoMessage() {}
 
 func (x *Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[7]
+	mi := &file_loader_v1_loader_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +981,7 @@ func (x *Metadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
 func (*Metadata) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{7}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Metadata) GetRoots() [][]byte {
@@ -938,7 +1041,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_loader_v1_loader_proto_msgTypes[8]
+	mi := &file_loader_v1_loader_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1053,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[8]
+	mi := &file_loader_v1_loader_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1066,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{8}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Opening) GetTarget() string {
@@ -1016,7 +1119,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[9]
+	mi := &file_loader_v1_loader_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1131,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[9]
+	mi := &file_loader_v1_loader_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1144,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{9}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApplyResponse) GetOutcome() Outcome {
@@ -1076,7 +1179,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[10]
+	mi := &file_loader_v1_loader_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1191,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[10]
+	mi := &file_loader_v1_loader_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1204,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{10}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateRequest) GetMetadata() *Metadata {
@@ -1123,7 +1226,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	mi := &file_loader_v1_loader_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1238,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[11]
+	mi := &file_loader_v1_loader_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1251,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{11}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateResponse) GetWithdrawn() []string {
@@ -1169,7 +1272,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[12]
+	mi := &file_loader_v1_loader_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1284,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[12]
+	mi := &file_loader_v1_loader_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1297,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{12}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1215,7 +1318,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[13]
+	mi := &file_loader_v1_loader_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1330,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[13]
+	mi := &file_loader_v1_loader_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1343,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{13}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveResponse) GetLivepatch() *Livepatch {
@@ -1261,7 +1364,7 @@ type AcceptRequest struct {
 
 func (x *AcceptRequest) Reset() {
 	*x = AcceptRequest{}
-	mi := &file_loader_v1_loader_proto_msgTypes[14]
+	mi := &file_loader_v1_loader_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1376,7 @@ func (x *AcceptRequest) String() string {
 func (*AcceptRequest) ProtoMessage() {}
 
 func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[14]
+	mi := &file_loader_v1_loader_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1389,7 @@ func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
 func (*AcceptRequest) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{14}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AcceptRequest) GetName() string {
@@ -1307,7 +1410,7 @@ type AcceptResponse struct {
 
 func (x *AcceptResponse) Reset() {
 	*x = AcceptResponse{}
-	mi := &file_loader_v1_loader_proto_msgTypes[15]
+	mi := &file_loader_v1_loader_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1422,7 @@ func (x *AcceptResponse) String() string {
 func (*AcceptResponse) ProtoMessage() {}
 
 func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loader_v1_loader_proto_msgTypes[15]
+	mi := &file_loader_v1_loader_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1435,7 @@ func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResponse) Descriptor() ([]byte, []int) {
-	return file_loader_v1_loader_proto_rawDescGZIP(), []int{15}
+	return file_loader_v1_loader_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AcceptResponse) GetLivepatch() *Livepatch {
@@ -1347,11 +1450,22 @@ var File_loader_v1_loader_proto protoreflect.FileDescriptor
 const file_loader_v1_loader_proto_rawDesc = "" +
 	"\n" +
 	"\x16loader/v1/loader.proto\x12\tloader.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\x96\x01\n" +
+	"\rStatusRequest\"\xff\x01\n" +
 	"\x0eStatusResponse\x12)\n" +
 	"\x06kernel\x18\x01 \x01(\v2\x11.loader.v1.KernelR\x06kernel\x126\n" +
 	"\vlivepatches\x18\x02 \x03(\v2\x14.loader.v1.LivepatchR\vlivepatches\x12!\n" +
-	"\froot_version\x18\x03 \x01(\x03R\vrootVersion\"\xdc\x03\n" +
+	"\froot_version\x18\x03 \x01(\x03R\vrootVersion\x12\x1d\n" +
+	"\n" +
+	"clean_boot\x18\x04 \x01(\tR\tcleanBoot\x124\n" +
+	"\n" +
+	"complaints\x18\x05 \x03(\v2\x14.loader.v1.ComplaintR\n" +
+	"complaints\x12\x12\n" +
+	"\x04mode\x18\x06 \x01(\tR\x04mode\"p\n" +
+	"\tComplaint\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\tR\tsignature\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x17\n" +
+	"\aboot_id\x18\x04 \x01(\tR\x06bootId\"\xdc\x03\n" +
 	"\x06Kernel\x12\x12\n" +
 	"\x04arch\x18\x01 \x01(\tR\x04arch\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\tR\arelease\x12\x19\n" +
@@ -1462,61 +1576,63 @@ func file_loader_v1_loader_proto_rawDescGZIP() []byte {
 }
 
 var file_loader_v1_loader_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_loader_v1_loader_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_loader_v1_loader_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_loader_v1_loader_proto_goTypes = []any{
 	(State)(0),                    // 0: loader.v1.State
 	(Standing)(0),                 // 1: loader.v1.Standing
 	(Outcome)(0),                  // 2: loader.v1.Outcome
 	(*StatusRequest)(nil),         // 3: loader.v1.StatusRequest
 	(*StatusResponse)(nil),        // 4: loader.v1.StatusResponse
-	(*Kernel)(nil),                // 5: loader.v1.Kernel
-	(*Taint)(nil),                 // 6: loader.v1.Taint
-	(*Livepatch)(nil),             // 7: loader.v1.Livepatch
-	(*Blocker)(nil),               // 8: loader.v1.Blocker
-	(*ApplyRequest)(nil),          // 9: loader.v1.ApplyRequest
-	(*Metadata)(nil),              // 10: loader.v1.Metadata
-	(*Opening)(nil),               // 11: loader.v1.Opening
-	(*ApplyResponse)(nil),         // 12: loader.v1.ApplyResponse
-	(*UpdateRequest)(nil),         // 13: loader.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 14: loader.v1.UpdateResponse
-	(*RemoveRequest)(nil),         // 15: loader.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 16: loader.v1.RemoveResponse
-	(*AcceptRequest)(nil),         // 17: loader.v1.AcceptRequest
-	(*AcceptResponse)(nil),        // 18: loader.v1.AcceptResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*Complaint)(nil),             // 5: loader.v1.Complaint
+	(*Kernel)(nil),                // 6: loader.v1.Kernel
+	(*Taint)(nil),                 // 7: loader.v1.Taint
+	(*Livepatch)(nil),             // 8: loader.v1.Livepatch
+	(*Blocker)(nil),               // 9: loader.v1.Blocker
+	(*ApplyRequest)(nil),          // 10: loader.v1.ApplyRequest
+	(*Metadata)(nil),              // 11: loader.v1.Metadata
+	(*Opening)(nil),               // 12: loader.v1.Opening
+	(*ApplyResponse)(nil),         // 13: loader.v1.ApplyResponse
+	(*UpdateRequest)(nil),         // 14: loader.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 15: loader.v1.UpdateResponse
+	(*RemoveRequest)(nil),         // 16: loader.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 17: loader.v1.RemoveResponse
+	(*AcceptRequest)(nil),         // 18: loader.v1.AcceptRequest
+	(*AcceptResponse)(nil),        // 19: loader.v1.AcceptResponse
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_loader_v1_loader_proto_depIdxs = []int32{
-	5,  // 0: loader.v1.StatusResponse.kernel:type_name -> loader.v1.Kernel
-	7,  // 1: loader.v1.StatusResponse.livepatches:type_name -> loader.v1.Livepatch
-	6,  // 2: loader.v1.Kernel.taints:type_name -> loader.v1.Taint
-	0,  // 3: loader.v1.Livepatch.state:type_name -> loader.v1.State
-	1,  // 4: loader.v1.Livepatch.standing:type_name -> loader.v1.Standing
-	19, // 5: loader.v1.Livepatch.inserted:type_name -> google.protobuf.Timestamp
-	8,  // 6: loader.v1.Livepatch.blockers:type_name -> loader.v1.Blocker
-	11, // 7: loader.v1.ApplyRequest.opening:type_name -> loader.v1.Opening
-	20, // 8: loader.v1.Opening.wait:type_name -> google.protobuf.Duration
-	10, // 9: loader.v1.Opening.metadata:type_name -> loader.v1.Metadata
-	2,  // 10: loader.v1.ApplyResponse.outcome:type_name -> loader.v1.Outcome
-	7,  // 11: loader.v1.ApplyResponse.livepatch:type_name -> loader.v1.Livepatch
-	10, // 12: loader.v1.UpdateRequest.metadata:type_name -> loader.v1.Metadata
-	7,  // 13: loader.v1.RemoveResponse.livepatch:type_name -> loader.v1.Livepatch
-	7,  // 14: loader.v1.AcceptResponse.livepatch:type_name -> loader.v1.Livepatch
-	3,  // 15: loader.v1.LoaderService.Status:input_type -> loader.v1.StatusRequest
-	9,  // 16: loader.v1.LoaderService.Apply:input_type -> loader.v1.ApplyRequest
-	13, // 17: loader.v1.LoaderService.Update:input_type -> loader.v1.UpdateRequest
-	15, // 18: loader.v1.LoaderService.Remove:input_type -> loader.v1.RemoveRequest
-	17, // 19: loader.v1.LoaderService.Accept:input_type -> loader.v1.AcceptRequest
-	4,  // 20: loader.v1.LoaderService.Status:output_type -> loader.v1.StatusResponse
-	12, // 21: loader.v1.LoaderService.Apply:output_type -> loader.v1.ApplyResponse
-	14, // 22: loader.v1.LoaderService.Update:output_type -> loader.v1.UpdateResponse
-	16, // 23: loader.v1.LoaderService.Remove:output_type -> loader.v1.RemoveResponse
-	18, // 24: loader.v1.LoaderService.Accept:output_type -> loader.v1.AcceptResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	6,  // 0: loader.v1.StatusResponse.kernel:type_name -> loader.v1.Kernel
+	8,  // 1: loader.v1.StatusResponse.livepatches:type_name -> loader.v1.Livepatch
+	5,  // 2: loader.v1.StatusResponse.complaints:type_name -> loader.v1.Complaint
+	7,  // 3: loader.v1.Kernel.taints:type_name -> loader.v1.Taint
+	0,  // 4: loader.v1.Livepatch.state:type_name -> loader.v1.State
+	1,  // 5: loader.v1.Livepatch.standing:type_name -> loader.v1.Standing
+	20, // 6: loader.v1.Livepatch.inserted:type_name -> google.protobuf.Timestamp
+	9,  // 7: loader.v1.Livepatch.blockers:type_name -> loader.v1.Blocker
+	12, // 8: loader.v1.ApplyRequest.opening:type_name -> loader.v1.Opening
+	21, // 9: loader.v1.Opening.wait:type_name -> google.protobuf.Duration
+	11, // 10: loader.v1.Opening.metadata:type_name -> loader.v1.Metadata
+	2,  // 11: loader.v1.ApplyResponse.outcome:type_name -> loader.v1.Outcome
+	8,  // 12: loader.v1.ApplyResponse.livepatch:type_name -> loader.v1.Livepatch
+	11, // 13: loader.v1.UpdateRequest.metadata:type_name -> loader.v1.Metadata
+	8,  // 14: loader.v1.RemoveResponse.livepatch:type_name -> loader.v1.Livepatch
+	8,  // 15: loader.v1.AcceptResponse.livepatch:type_name -> loader.v1.Livepatch
+	3,  // 16: loader.v1.LoaderService.Status:input_type -> loader.v1.StatusRequest
+	10, // 17: loader.v1.LoaderService.Apply:input_type -> loader.v1.ApplyRequest
+	14, // 18: loader.v1.LoaderService.Update:input_type -> loader.v1.UpdateRequest
+	16, // 19: loader.v1.LoaderService.Remove:input_type -> loader.v1.RemoveRequest
+	18, // 20: loader.v1.LoaderService.Accept:input_type -> loader.v1.AcceptRequest
+	4,  // 21: loader.v1.LoaderService.Status:output_type -> loader.v1.StatusResponse
+	13, // 22: loader.v1.LoaderService.Apply:output_type -> loader.v1.ApplyResponse
+	15, // 23: loader.v1.LoaderService.Update:output_type -> loader.v1.UpdateResponse
+	17, // 24: loader.v1.LoaderService.Remove:output_type -> loader.v1.RemoveResponse
+	19, // 25: loader.v1.LoaderService.Accept:output_type -> loader.v1.AcceptResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_loader_v1_loader_proto_init() }
@@ -1524,8 +1640,8 @@ func file_loader_v1_loader_proto_init() {
 	if File_loader_v1_loader_proto != nil {
 		return
 	}
-	file_loader_v1_loader_proto_msgTypes[2].OneofWrappers = []any{}
-	file_loader_v1_loader_proto_msgTypes[6].OneofWrappers = []any{
+	file_loader_v1_loader_proto_msgTypes[3].OneofWrappers = []any{}
+	file_loader_v1_loader_proto_msgTypes[7].OneofWrappers = []any{
 		(*ApplyRequest_Opening)(nil),
 		(*ApplyRequest_Module)(nil),
 	}
@@ -1535,7 +1651,7 @@ func file_loader_v1_loader_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loader_v1_loader_proto_rawDesc), len(file_loader_v1_loader_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

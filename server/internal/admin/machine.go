@@ -38,7 +38,7 @@ func (a *admin) machineCommand() *cobra.Command {
 				rows := [][]string{{"TIME", "EVENT", "PATCH", "VERSION", "REASON", "MESSAGE"}}
 				for _, e := range events {
 					rows = append(rows, []string{
-						e.At.Format(time.RFC3339), e.Kind, orDash(e.Name), orDash(e.Version), orDash(e.Reason), orDash(e.Message),
+						e.At.Format(time.RFC3339), string(e.Kind), orDash(e.Name), orDash(e.Version), orDash(e.Reason), orDash(e.Message),
 					})
 				}
 				return table(cmd.OutOrStdout(), rows)

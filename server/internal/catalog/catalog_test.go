@@ -114,7 +114,7 @@ func TestPublicationIsServedAsMachinesVerifyIt(t *testing.T) {
 		t.Errorf("rollout is %+v", got)
 	}
 	for _, tier := range []string{"edge", "beta", "candidate", "stable"} {
-		if !got.Admits(tier, "00112233445566778899aabbccddeeff") {
+		if !got.Admits(patch.Kernel{}, tier, "00112233445566778899aabbccddeeff") {
 			t.Errorf("tier %s does not get the patch", tier)
 		}
 	}

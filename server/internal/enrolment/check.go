@@ -22,7 +22,10 @@ const (
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // kinds are the kinds of events.
-var kinds = map[string]bool{"intent": true, "applied": true, "failed": true, "removed": true, "heartbeat": true}
+var kinds = map[service.Kind]bool{
+	service.Intent: true, service.Applied: true, service.Failed: true, service.Removed: true,
+	service.Heartbeat: true, service.Crashed: true, service.Booted: true,
+}
 
 func checkEnrol(r service.EnrolRequest) error {
 	if !machineID.MatchString(r.MachineID) {
@@ -52,7 +55,7 @@ func checkCheckIn(r *service.CheckIn) error {
 		}
 		e.Message = cut(e.Message, maxMessage)
 		texts = append(texts, text{"event.id", e.ID}, text{"event.name", e.Name}, text{"event.version", e.Version},
-			text{"event.boot_id", e.BootID}, text{"event.reason", e.Reason})
+			text{"event.boot_id", e.BootID}, text{"event.reason", e.Reason}, text{"event.signature", e.Signature})
 	}
 	return checkTexts(texts)
 }

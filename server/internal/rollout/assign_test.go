@@ -27,7 +27,7 @@ func TestArmAgreesWithWhatMachinesDecide(t *testing.T) {
 		m := machine(rapid.IntRange(0, 1<<40).Draw(t, "machine"))
 		r := patch.Rollout{State: patch.Running, Tiers: map[string]patch.Stage{"edge": {Share: share, Salt: salt}}}
 		arm := rollout.Assignment{Salt: salt, Share: share, Sham: patch.Everyone}.Arm(m)
-		if admitted := r.Admits("edge", m.String()); admitted != (arm == rollout.Treated) {
+		if admitted := r.Admits(patch.Kernel{}, "edge", m.String()); admitted != (arm == rollout.Treated) {
 			t.Fatalf("share %d: machine admits itself: %v; server says %v", share, admitted, arm)
 		}
 	})

@@ -93,7 +93,7 @@ func (d *DB) CheckIn(ctx context.Context, who store.Identity, r store.Report) er
 		}
 		for _, e := range r.Events {
 			if err := q.InsertEvent(ctx, db.InsertEventParams{
-				MachineID: who.Machine, ID: e.ID, Kind: e.Kind, Name: e.Name, Version: e.Version, BootID: e.BootID,
+				MachineID: who.Machine, ID: e.ID, Kind: string(e.Kind), Name: e.Name, Version: e.Version, BootID: e.BootID,
 				At: e.At.Unix(), ReceivedAt: r.At.Unix(), Reason: e.Reason, Message: e.Message,
 			}); err != nil {
 				return err
@@ -159,7 +159,7 @@ func (d *DB) Events(ctx context.Context, machine string) ([]service.Event, error
 	events := make([]service.Event, len(rows))
 	for i, r := range rows {
 		events[i] = service.Event{
-			ID: r.ID, Kind: r.Kind, Name: r.Name, Version: r.Version, BootID: r.BootID,
+			ID: r.ID, Kind: service.Kind(r.Kind), Name: r.Name, Version: r.Version, BootID: r.BootID,
 			At: time.Unix(r.At, 0).UTC(), Reason: r.Reason, Message: r.Message,
 		}
 	}
