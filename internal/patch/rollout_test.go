@@ -124,7 +124,7 @@ func TestAdmits(t *testing.T) {
 	const machines = 20_000
 	count := func(r patch.Rollout) (n int) {
 		for i := range machines {
-			if r.Admits("stable", machine(i)) {
+			if r.Admits(running, "stable", machine(i)) {
 				n++
 			}
 		}
@@ -150,14 +150,14 @@ func TestAdmits(t *testing.T) {
 func TestAdmitsOnlyTiersThatAreListed(t *testing.T) {
 	r := rollout(patch.Everyone, "")
 	for _, tier := range []string{"", "edge", "Stable", "stable ", "stab"} {
-		if r.Admits(tier, machine(1)) {
+		if r.Admits(running, tier, machine(1)) {
 			t.Errorf("tier %q is admitted", tier)
 		}
 	}
-	if (patch.Rollout{State: patch.Running}).Admits("stable", machine(1)) {
+	if (patch.Rollout{State: patch.Running}).Admits(running, "stable", machine(1)) {
 		t.Error("a rollout without tiers admits a machine")
 	}
-	if !r.Admits("stable", machine(1)) {
+	if !r.Admits(running, "stable", machine(1)) {
 		t.Error("everyone does not include a machine")
 	}
 }
@@ -168,7 +168,7 @@ func TestAdmitsIsMonotone(t *testing.T) {
 	for i := range 2_000 {
 		in := false
 		for _, share := range shares {
-			now := rollout(share, "salt").Admits("stable", machine(i))
+			now := rollout(share, "salt").Admits(running, "stable", machine(i))
 			if in && !now {
 				t.Fatalf("machine %d is out again at share %d", i, share)
 			}
@@ -186,7 +186,7 @@ func TestAdmitsDependsOnTheSalt(t *testing.T) {
 	a, b := rollout(500_000, "113.1"), rollout(500_000, "113.2")
 	same := 0
 	for i := range machines {
-		if a.Admits("stable", machine(i)) == b.Admits("stable", machine(i)) {
+		if a.Admits(running, "stable", machine(i)) == b.Admits("stable", machine(i)) {
 			same++
 		}
 	}
@@ -208,7 +208,7 @@ func TestAdmitsVectors(t *testing.T) {
 		{"113.2", "00112233445566778899aabbccddeeff", 909_230},
 	}
 	for _, tc := range tests {
-		if rollout(tc.share-1, tc.salt).Admits("stable", tc.machine) || !rollout(tc.share, tc.salt).Admits("stable", tc.machine) {
+		if rollout(tc.share-1, tc.salt).Admits(running, "stable", tc.machine) || !rollout(tc.share, tc.salt).Admits("stable", tc.machine) {
 			t.Errorf("salt %q, machine %q: does not get in at exactly %d", tc.salt, tc.machine, tc.share)
 		}
 	}
@@ -232,7 +232,7 @@ func FuzzRollout(f *testing.F) {
 			t.Errorf("%+v is more lenient here than everywhere", r)
 		}
 		stage, ok := r.Tiers[tier]
-		if r.Admits(tier, id) && (!ok || stage.Share <= 0) {
+		if r.Admits(running, tier, id) && (!ok || stage.Share <= 0) {
 			t.Errorf("%+v admits a machine of tier %q", r, tier)
 		}
 		text, err := json.Marshal(r)
@@ -240,8 +240,67 @@ func FuzzRollout(f *testing.F) {
 			t.Fatal(err)
 		}
 		again, err := patch.ParseRollout(text)
-		if err != nil || again.State != r.State || !errors.Is(again.For(running), r.For(running)) || again.Admits(tier, id) != r.Admits(tier, id) {
+		if err != nil || again.State != r.State || !errors.Is(again.For(running), r.For(running)) || again.Admits(running, tier, id) != r.Admits(tier, id) {
 			t.Errorf("%+v became %+v, %v", r, again, err)
 		}
 	})
+}
+
+func TestSpreadsStandForTheKernelsThatTheyName(t *testing.T) {
+	r := patch.Rollout{
+		State: patch.Running,
+		Tiers: map[string]patch.Stage{"edge": {Share: patch.Everyone, Salt: "salt"}, "stable": {Salt: "salt"}},
+		Spreads: []patch.Spread{
+			{Kernels: []string{"6.1.0-52-amd64/x86_64"}, Shares: map[string]int64{"edge": patch.Everyone, "stable": patch.Everyone}},
+			{Kernels: []string{"6.1.0-51-amd64/x86_64", running.Cell()}, Shares: map[string]int64{"stable": 1000, "gone": patch.Everyone}},
+		},
+	}
+	other := patch.Kernel{Arch: "aarch64", Release: running.Release}
+	tests := map[string]struct {
+		kernel patch.Kernel
+		tier   string
+		share  int64
+	}{
+		"a kernel that is named":                 {running, "stable", 1000},
+		"a tier that its spread leaves out":      {running, "edge", 0},
+		"a tier that the rollout does not have":  {running, "gone", 0},
+		"a kernel that is not named":             {other, "edge", patch.Everyone},
+		"a kernel and tier that are not reached": {other, "stable", 0},
+		"another spread":                         {patch.Kernel{Arch: "x86_64", Release: "6.1.0-52-amd64"}, "stable", patch.Everyone},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			stage, ok := r.Stage(tc.kernel, tc.tier)
+			if ok != (tc.share > 0) || ok && (stage.Share != tc.share || stage.Salt != "salt") {
+				t.Errorf("Stage = %+v, %v, want share %d", stage, ok, tc.share)
+			}
+			if want := tc.share == patch.Everyone; tc.share != 1000 && r.Admits(tc.kernel, tc.tier, machine(1)) != want {
+				t.Errorf("Admits = %v, want %v", !want, want)
+			}
+		})
+	}
+}
+
+func TestAHaltedPatchIsRevokedForSomeLoadersFirst(t *testing.T) {
+	third := &patch.Stage{Share: 333_333, Salt: "x"}
+	count := func(r patch.Rollout) (n int) {
+		for i := range 3000 {
+			if r.ForLoader(running, machine(i)) == patch.Revoked {
+				n++
+			}
+		}
+		return n
+	}
+	for state, want := range map[patch.RolloutState][2]int{patch.Halted: {900, 1100}, patch.Running: {0, 0}, patch.Revoked: {3000, 3000}} {
+		if n := count(patch.Rollout{State: state, Withdraw: third}); n < want[0] || n > want[1] {
+			t.Errorf("%s: %d of 3000 loaders give it up, want %v", state, n, want)
+		}
+	}
+	if n := count(patch.Rollout{State: patch.Halted}); n != 0 {
+		t.Errorf("no withdrawal: %d loaders give it up", n)
+	}
+	cell := patch.Rollout{State: patch.Running, Withdraw: third, Kernels: map[string]patch.RolloutState{running.Cell(): patch.Halted}}
+	if n := count(cell); n < 900 || n > 1100 {
+		t.Errorf("halted on one kernel: %d of 3000 loaders give it up", n)
+	}
 }

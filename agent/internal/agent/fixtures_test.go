@@ -285,7 +285,7 @@ func (s *memService) events() []string {
 	for _, c := range s.checkIns {
 		for _, e := range c.Events {
 			if !seen[e.ID] {
-				all = append(all, strings.TrimSpace(e.Kind+" "+e.Version+" "+e.Reason))
+				all = append(all, strings.TrimSpace(string(e.Kind)+" "+e.Version+" "+e.Reason))
 			}
 			seen[e.ID] = true
 		}
