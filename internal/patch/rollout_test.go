@@ -186,7 +186,7 @@ func TestAdmitsDependsOnTheSalt(t *testing.T) {
 	a, b := rollout(500_000, "113.1"), rollout(500_000, "113.2")
 	same := 0
 	for i := range machines {
-		if a.Admits(running, "stable", machine(i)) == b.Admits("stable", machine(i)) {
+		if a.Admits(running, "stable", machine(i)) == b.Admits(running, "stable", machine(i)) {
 			same++
 		}
 	}
@@ -208,7 +208,7 @@ func TestAdmitsVectors(t *testing.T) {
 		{"113.2", "00112233445566778899aabbccddeeff", 909_230},
 	}
 	for _, tc := range tests {
-		if rollout(tc.share-1, tc.salt).Admits(running, "stable", tc.machine) || !rollout(tc.share, tc.salt).Admits("stable", tc.machine) {
+		if rollout(tc.share-1, tc.salt).Admits(running, "stable", tc.machine) || !rollout(tc.share, tc.salt).Admits(running, "stable", tc.machine) {
 			t.Errorf("salt %q, machine %q: does not get in at exactly %d", tc.salt, tc.machine, tc.share)
 		}
 	}
@@ -240,7 +240,7 @@ func FuzzRollout(f *testing.F) {
 			t.Fatal(err)
 		}
 		again, err := patch.ParseRollout(text)
-		if err != nil || again.State != r.State || !errors.Is(again.For(running), r.For(running)) || again.Admits(running, tier, id) != r.Admits(tier, id) {
+		if err != nil || again.State != r.State || !errors.Is(again.For(running), r.For(running)) || again.Admits(running, tier, id) != r.Admits(running, tier, id) {
 			t.Errorf("%+v became %+v, %v", r, again, err)
 		}
 	})
