@@ -143,6 +143,11 @@ bench: build ## Measure speed and size beside their peers; raw numbers in build/
 	@scripts/setup.sh bench
 	@go run ./tests/bench
 
+.PHONY: sim
+MACHINES ?=
+sim: ## Simulate rollouts on the real service in accelerated time: table, CSV and plots in build/sim (MACHINES=N: fleets of that size)
+	@go run ./tests/sim $(if $(MACHINES),-machines $(MACHINES))
+
 .PHONY: vulncheck
 vulncheck: ## Look for known vulnerabilities in what the programs call (LIVEPATCH_VULNDB: another database)
 	@scripts/vulncheck.sh

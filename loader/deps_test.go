@@ -25,7 +25,7 @@ var linked = []struct {
 		reason: "our own code, reviewed as root's",
 		prefix: "livepatch/",
 		packages: []string{
-			"internal/confine", "internal/durable", "internal/kernel", "internal/patch", "internal/peercred", "internal/rpcerr", "internal/tuf",
+			"internal/confine", "internal/durable", "internal/kernel", "internal/kmsg", "internal/patch", "internal/peercred", "internal/rpcerr", "internal/tuf",
 			"internal/version", "loader/cmd/livepatch-loader", "loader/internal/gate", "loader/internal/journal", "loader/internal/klp",
 			"loader/internal/kmod", "loader/internal/sandbox", "loader/internal/server", "proto/loader/v1",
 		},

@@ -23,12 +23,18 @@ func Privileges() error {
 		inAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1))
 }
 
-// Capabilities drops all but keep, a mask of 1<<unix.CAP_…; what it keeps, the
-// process must have. The bounding set is left alone: it limits what exec could
+// Capabilities drops all but keep, a mask of 1<<unix.CAP_…, which the process must
+// have, and wish, of which it keeps what it has. The bounding set is left alone: it limits what exec could
 // gain, which [Privileges] forbids, and inside a snap it cannot be changed.
-func Capabilities(keep uint32) error {
+func Capabilities(keep, wish uint64) error {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{{Effective: keep, Permitted: keep}} // ambient goes with permitted
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return err
+	}
+	keep |= wish & (uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted))
+	low, high := uint32(keep), uint32(keep>>32)
+	data = [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}} // ambient goes with permitted
 	return inAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)))
 }
 

@@ -27,7 +27,7 @@ func FuzzRead(f *testing.F) {
 		} {
 			files[name] = &fstest.MapFile{Data: []byte(content)}
 		}
-		facts, err := kernel.Read(files)
+		facts, err := kernel.Read(files, nil)
 		if err != nil {
 			if facts.Release != "" || facts.BuildID != "" || strings.Contains(err.Error(), "%!") {
 				t.Errorf("%+v, %v", facts, err)

@@ -18,6 +18,7 @@ import (
 type Facts struct {
 	patch.Kernel
 	BootID          string
+	Random          string   // 122 bits that the kernel has made for this reading
 	Livepatch       bool     // has /sys/kernel/livepatch
 	Ftrace          bool     // kernel.ftrace_enabled
 	ModulesDisabled bool     // kernel.modules_disabled
@@ -27,6 +28,8 @@ type Facts struct {
 	ModuleKeys      []string // see moduleKeys; nil if unknown
 	RevokedKeys     []string
 	Taints          []Taint
+	Mode            Mode  // what the operator has switched off
+	ModeErr         error // why that is not what was meant, if it is not
 }
 
 // A Taint is one set bit of /proc/sys/kernel/tainted.
@@ -36,9 +39,11 @@ type Taint struct {
 	Modules         []string // that set it, as /sys/module/*/taint tells
 }
 
-// Ready returns why this kernel takes no livepatch at all, or nil.
+// Ready returns why this kernel takes no livepatch at all, or is to take none, or nil.
 func (f Facts) Ready() error {
 	switch {
+	case f.Mode&NoApply != 0:
+		return fmt.Errorf("%w: %w", patch.ErrSwitchedOff, cmp.Or(f.ModeErr, fmt.Errorf("mode is %q", f.Mode)))
 	case !f.Livepatch:
 		return patch.ErrNoLivepatch
 	case f.ModulesDisabled:
@@ -56,9 +61,15 @@ var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "s390x":
 // that the project does not know.
 func Arch() string { return machines[runtime.GOARCH] }
 
-// Read reads the facts from fsys, normally os.DirFS("/"). Which kernel runs has
-// to be known; what else cannot be read stays at its zero value.
-func Read(fsys fs.FS) (Facts, error) {
+// Reader returns a function that reads the facts, as they are each time.
+func Reader(fsys, state fs.FS) func() (Facts, error) {
+	return func() (Facts, error) { return Read(fsys, state) }
+}
+
+// Read reads the facts from fsys, normally os.DirFS("/"), and the mode from there and
+// from the folder state. Which kernel runs has to be known; what else cannot be read
+// stays at its zero value.
+func Read(fsys, state fs.FS) (Facts, error) {
 	text := func(name string) string {
 		b, _ := fs.ReadFile(fsys, name) // "" where this kernel has no such file
 		return string(bytes.TrimSpace(b))
@@ -71,6 +82,7 @@ func Read(fsys fs.FS) (Facts, error) {
 	f := Facts{
 		Kernel: patch.Kernel{Arch: Arch(), Release: text("proc/sys/kernel/osrelease"), BuildID: id},
 		BootID: text("proc/sys/kernel/random/boot_id"),
+		Random: text("proc/sys/kernel/random/uuid"),
 		// Absent means that ftrace cannot be switched off.
 		Ftrace:          text("proc/sys/kernel/ftrace_enabled") != "0",
 		ModulesDisabled: text("proc/sys/kernel/modules_disabled") == "1",
@@ -84,6 +96,7 @@ func Read(fsys fs.FS) (Facts, error) {
 	f.SigEnforced = text("sys/module/module/parameters/sig_enforce") == "Y" ||
 		f.Lockdown == "integrity" || f.Lockdown == "confidentiality"
 	f.ModuleKeys, f.RevokedKeys = moduleKeys(readKeys(fsys))
+	f.Mode, f.ModeErr = ReadMode(fsys, state)
 	_, err = fs.Stat(fsys, "sys/kernel/livepatch")
 	f.Livepatch = err == nil
 	return f, nil

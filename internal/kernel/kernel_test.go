@@ -44,7 +44,7 @@ func machine() fstest.MapFS {
 }
 
 func TestUsualMachineIsReady(t *testing.T) {
-	f, err := kernel.Read(machine())
+	f, err := kernel.Read(machine(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestSwitches(t *testing.T) {
 			} else {
 				fsys[tc.file] = &fstest.MapFile{Data: []byte(tc.content)}
 			}
-			f, err := kernel.Read(fsys)
+			f, err := kernel.Read(fsys, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +102,7 @@ func TestKernelThatCannotBeNamedIsAnError(t *testing.T) {
 		for _, content := range []string{"", "\n"} {
 			fsys := machine()
 			fsys[file] = &fstest.MapFile{Data: []byte(content)}
-			if f, err := kernel.Read(fsys); err == nil {
+			if f, err := kernel.Read(fsys, nil); err == nil {
 				t.Errorf("%s holds %q: facts are %+v", file, content, f)
 			}
 		}
@@ -114,7 +114,7 @@ func TestTaintsSayWhoAndWhy(t *testing.T) {
 	fsys["proc/sys/kernel/tainted"] = &fstest.MapFile{Data: []byte("9223372036854812672\n")} // bits 12, 15 and 63
 	fsys["sys/module/zfs/taint"] = &fstest.MapFile{Data: []byte("POE\n")}
 	fsys["sys/module/lp/taint"] = &fstest.MapFile{Data: []byte("OK\n")}
-	f, err := kernel.Read(fsys)
+	f, err := kernel.Read(fsys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

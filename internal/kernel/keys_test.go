@@ -37,7 +37,7 @@ func machineWithKeys(keys string) fstest.MapFS {
 
 func read(t *testing.T, fsys fs.FS) kernel.Facts {
 	t.Helper()
-	f, err := kernel.Read(fsys)
+	f, err := kernel.Read(fsys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func FuzzKeys(f *testing.F) {
 	f.Add("1 I 1 p 0 0 0 asymmetri : X509.")
 	f.Add("1 I 1 p 0 0 0 blacklist tbs:")
 	f.Fuzz(func(t *testing.T, content string) {
-		facts, err := kernel.Read(machineWithKeys(content))
+		facts, err := kernel.Read(machineWithKeys(content), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,6 +30,7 @@ var (
 
 	// What the kernel said or would say.
 	ErrNoLivepatch      = errors.New("kernel has no livepatch support")
+	ErrSwitchedOff      = errors.New("applying livepatches is switched off on this machine")
 	ErrModulesDisabled  = errors.New("loading of modules is disabled until reboot")
 	ErrFtraceDisabled   = errors.New("ftrace is disabled")
 	ErrFtraceConflict   = errors.New("a function is already traced by a kprobe or BPF program")

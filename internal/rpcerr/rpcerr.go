@@ -43,6 +43,7 @@ var table = []struct {
 	{patch.ErrNameTaken, codes.AlreadyExists, "NAME_TAKEN"},
 	{patch.ErrSuspect, codes.FailedPrecondition, "SUSPECT"},
 	{patch.ErrNoLivepatch, codes.FailedPrecondition, "NO_LIVEPATCH"},
+	{patch.ErrSwitchedOff, codes.FailedPrecondition, "SWITCHED_OFF"},
 	{patch.ErrModulesDisabled, codes.FailedPrecondition, "MODULES_DISABLED"},
 	{patch.ErrFtraceDisabled, codes.FailedPrecondition, "FTRACE_DISABLED"},
 	{patch.ErrFtraceConflict, codes.Aborted, "FTRACE_CONFLICT"},

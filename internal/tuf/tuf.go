@@ -144,11 +144,9 @@ func (s *Set) listing(b []byte, role string, limit int, want meta) (*listing, er
 }
 
 // SnapshotVersion returns the version of the snapshot that Timestamp announced.
+// Before that it is 0.
 func (s *Set) SnapshotVersion() int64 {
-	if s.timestamp == nil {
-		return 0
-	}
-	return s.timestamp.meta["snapshot.json"].version
+	return cmp.Or(s.timestamp, &listing{}).meta["snapshot.json"].version
 }
 
 // Snapshot takes snapshot.json (section 5.5).

@@ -2,6 +2,8 @@
 package version
 
 import (
+	"fmt"
+	"io"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -38,4 +40,10 @@ func String() string {
 		}
 	}
 	return "devel"
+}
+
+// Print writes the line that a program answers -version with.
+func Print(w io.Writer, program string) error {
+	_, err := fmt.Fprintln(w, program, String())
+	return err
 }

@@ -18,6 +18,8 @@ func TestTargets(t *testing.T) {
 		"within the ratio":                  {row{Measured: 15, Peer: 10, Limit: 1.5, Relative: true}, true},
 		"beyond the ratio":                  {row{Measured: 16, Peer: 10, Limit: 1.5, Relative: true}, false},
 		"a ratio to a peer that is missing": {row{Measured: 1, Limit: 1.5, Relative: true}, false},
+		"above a lower limit":               {row{Measured: 6, Peer: 10, Limit: 0.5, Relative: true, AtLeast: true}, true},
+		"below a lower limit":               {row{Measured: 4, Peer: 10, Limit: 0.5, Relative: true, AtLeast: true}, false},
 		"only told":                         {row{Measured: 1e9, Informative: true}, true},
 		"not measured":                      {row{Informative: true, Err: "no nginx"}, false},
 	}

@@ -1,7 +1,7 @@
 // Command bench measures the system's speed and size beside its peers, prints
 // one table and keeps the raw numbers:
 //
-//	go run ./tests/bench [-only insert,rest,checkin,fetch] [-out build/bench.json]
+//	go run ./tests/bench [-only insert,fetch,rest,checkin,ingest,rule] [-machines 10000,1000000] [-out build/bench.json]
 //
 // It exits with 1 if something could not be measured, and with -strict also if a
 // target is missed. Traffic is to the loopback interface
@@ -37,9 +37,10 @@ func main() {
 // options are the command line.
 type options struct {
 	bin, out, only             string
+	machines                   string
 	requests, kernels, patches int
 	insertions                 int
-	rest                       time.Duration
+	rest, stream               time.Duration
 	strict                     bool
 }
 
@@ -48,12 +49,14 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.bin, "bin", "build/bin", "`folder` of the programs")
 	f.StringVar(&o.out, "out", "build/bench.json", "`file` for the raw numbers")
-	f.StringVar(&o.only, "only", "insert,rest,checkin,fetch", "`parts` to run")
+	f.StringVar(&o.only, "only", "insert,fetch,rest,checkin,ingest,rule", "`parts` to run")
 	f.IntVar(&o.insertions, "insertions", 20, "insertions each way in the virtual machine")
 	f.IntVar(&o.requests, "requests", 3000, "requests of each round")
 	f.IntVar(&o.kernels, "kernels", 5000, "kernels in the repository")
 	f.IntVar(&o.patches, "patches", 3, "patches for each kernel")
 	f.DurationVar(&o.rest, "rest", time.Minute, "how long the agent is watched at rest")
+	f.StringVar(&o.machines, "machines", "10000,100000,1000000", "`sizes` of the fleets whose reports are taken, in ascending order")
+	f.DurationVar(&o.stream, "stream", 70*time.Second, "how long check-ins are sent, of each kind; the server counts the fleet once a minute")
 	f.BoolVar(&o.strict, "strict", false, "fail if a target is missed")
 	return o, f.Parse(args)
 }
@@ -63,11 +66,12 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	machine := host()
 	rows := measure(ctx, o)
 	if err := write(os.Stdout, rows); err != nil {
 		return fmt.Errorf("cannot print table: %w", err)
 	}
-	if err := save(o.out, host(), rows); err != nil {
+	if err := save(o.out, machine, rows); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(rows, func(r row) bool { return r.Err != "" }) {
@@ -82,39 +86,57 @@ func run(ctx context.Context, args []string) error {
 // measure runs the parts. A part that fails is a row that says so, and the rest
 // is measured all the same.
 func measure(ctx context.Context, o options) []row {
-	var rows []row
-	part := func(name, what string, do func() ([]row, error)) {
-		if !slices.Contains(strings.Split(o.only, ","), name) {
-			return
-		}
-		begin := time.Now()
-		fmt.Fprintf(os.Stderr, "measuring %s\n", what)
-		got, err := do()
-		if err != nil {
-			got = append(got, row{What: what, Err: err.Error()})
-		}
-		rows = append(rows, got...)
-		fmt.Fprintf(os.Stderr, "measured %s in %.0fs\n", what, time.Since(begin).Seconds())
+	m := measurement{only: strings.Split(o.only, ",")}
+	m.part("insert", "insertion in a virtual machine", func() ([]row, error) { return insertion(ctx, o.insertions) })
+	if m.wants("fetch") || m.wants("rest") || m.wants("checkin") {
+		m.onSite(ctx, o)
 	}
-	part("insert", "insertion in a virtual machine", func() ([]row, error) { return insertion(ctx, o.insertions) })
-	if o.only == "insert" {
-		return rows
+	m.part("ingest", "what machines report", func() ([]row, error) { return ingestion(ctx, o) })
+	m.part("rule", "the rule alone", func() ([]row, error) { return ruleAlone(ctx) })
+	return m.rows
+}
+
+// A measurement is the parts that are wanted, and what was measured so far.
+type measurement struct {
+	only []string
+	rows []row
+}
+
+func (m *measurement) wants(name string) bool { return slices.Contains(m.only, name) }
+
+// part runs one part if it is wanted.
+func (m *measurement) part(name, what string, do func() ([]row, error)) {
+	if !m.wants(name) {
+		return
 	}
+	begin := time.Now()
+	fmt.Fprintf(os.Stderr, "measuring %s\n", what)
+	got, err := do()
+	if err != nil {
+		got = append(got, row{What: what, Err: err.Error()})
+	}
+	m.rows = append(m.rows, got...)
+	fmt.Fprintf(os.Stderr, "measured %s in %.0fs\n", what, time.Since(begin).Seconds())
+}
+
+// onSite runs the parts that share a service with a large repository.
+func (m *measurement) onSite(ctx context.Context, o options) {
 	dir, err := os.MkdirTemp("", "livepatch-bench-")
 	if err != nil {
-		return append(rows, row{What: "service", Err: err.Error()})
+		m.rows = append(m.rows, row{What: "service", Err: err.Error()})
+		return
 	}
 	defer os.RemoveAll(dir)
 	fmt.Fprintf(os.Stderr, "publishing %d kernels × %d patches\n", o.kernels, o.patches)
 	s, err := newSite(ctx, dir, o.bin, o.kernels, o.patches)
 	if err != nil {
-		return append(rows, row{What: "service", Err: err.Error()})
+		m.rows = append(m.rows, row{What: "service", Err: err.Error()})
+		return
 	}
 	defer s.server.stop()
-	part("fetch", "first fetch", func() ([]row, error) { return firstFetch(ctx, s, o.kernels, o.patches) })
-	part("rest", "agent at rest", func() ([]row, error) { return atRest(ctx, s, o.rest) })
-	part("checkin", "check-ins", func() ([]row, error) { return checkIns(ctx, s, o.requests) })
-	return rows
+	m.part("fetch", "first fetch", func() ([]row, error) { return firstFetch(ctx, s, o.kernels, o.patches) })
+	m.part("rest", "agent at rest", func() ([]row, error) { return atRest(ctx, s, o.rest) })
+	m.part("checkin", "check-ins", func() ([]row, error) { return checkIns(ctx, s, o.requests) })
 }
 
 // host says what the numbers were measured on.
@@ -127,8 +149,12 @@ func host() map[string]string {
 			}
 		}
 	}
+	load, err := os.ReadFile("/proc/loadavg") // of others, if the benchmark has only begun
+	if err != nil {
+		load = []byte("unknown")
+	}
 	return map[string]string{
-		"cpu": model, "cpus": strconv.Itoa(runtime.NumCPU()), "go": runtime.Version(),
+		"load": strings.TrimSpace(string(load)), "cpu": model, "cpus": strconv.Itoa(runtime.NumCPU()), "go": runtime.Version(),
 		"version": version.String(), "at": time.Now().UTC().Format(time.RFC3339),
 	}
 }

@@ -30,6 +30,7 @@ type site struct {
 	addr    string // of the server
 	opsAddr string
 	tookUp  time.Duration // from exec to listening, with the repository
+	options []string      // of the server, beside those that every site has
 }
 
 // passphrase protects keys that live as long as the benchmark.
@@ -45,8 +46,8 @@ func (s *site) tool(ctx context.Context, name string, args ...string) (string, e
 }
 
 // newSite makes a service and publishes a made-up repository to it.
-func newSite(ctx context.Context, dir, bin string, kernels, patches int) (*site, error) {
-	s := &site{dir: dir, bin: bin}
+func newSite(ctx context.Context, dir, bin string, kernels, patches int, options ...string) (*site, error) {
+	s := &site{dir: dir, bin: bin, options: options}
 	if _, err := s.tool(ctx, "livepatch-server", "init", "--dir", s.path("server")); err != nil {
 		return nil, err
 	}
@@ -71,17 +72,22 @@ func newSite(ctx context.Context, dir, bin string, kernels, patches int) (*site,
 	return s, s.serve(ctx)
 }
 
+// giveUp is when a server that does not listen yet, or does not answer any more, is taken
+// for broken.
+const giveUp = 10 * time.Minute
+
 // serve starts the server and measures how long that takes.
 func (s *site) serve(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "livepatch-server"), "serve", "--dir", s.path("server"),
-		"--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text")
+	args := append([]string{"serve", "--dir", s.path("server"),
+		"--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"}, s.options...)
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "livepatch-server"), args...)
 	begin := time.Now()
 	p, err := start(cmd)
 	if err != nil {
 		return err
 	}
 	s.server = p
-	if err := p.until(ctx, "listening", 60*time.Second, func() bool { return p.addr() != "" && answers(p.addr()) }); err != nil {
+	if err := p.until(ctx, "listening", giveUp, func() bool { return p.addr() != "" && answers(p.addr()) }); err != nil {
 		p.stop()
 		return err
 	}
@@ -220,22 +226,13 @@ func (s *site) enrol(ctx context.Context, n int) ([]string, error) {
 
 // requests returns how many requests the server has answered, by route.
 func (s *site) requests(ctx context.Context) (map[string]int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.opsAddr+"/metrics", nil)
+	text, err := s.metrics(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read metrics: %w", err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read metrics: %w", err)
-	}
 	counts := map[string]int{}
 	line := regexp.MustCompile(`(?m)^livepatch_request_duration_seconds_count\{.*?route="([^"]*)".*?\} (\d+)`)
-	for _, m := range line.FindAllStringSubmatch(string(b), -1) {
+	for _, m := range line.FindAllStringSubmatch(text, -1) {
 		n, err := strconv.Atoi(m[2])
 		if err != nil {
 			return nil, fmt.Errorf("cannot read metrics: %w", err)

@@ -22,6 +22,8 @@ type row struct {
 	// Limit is the target. It bounds Measured, or Measured/Peer if Relative.
 	Limit    float64 `json:"limit"`
 	Relative bool    `json:"limit_is_ratio,omitempty"`
+	// AtLeast makes Limit a lower bound.
+	AtLeast bool `json:"limit_is_floor,omitempty"`
 	// Informative rows have no target.
 	Informative bool `json:"informative,omitempty"`
 	// Samples are the numbers that Measured and Peer were made from.
@@ -41,10 +43,18 @@ func (r row) met() bool {
 	case r.Informative:
 		return true
 	case r.Relative:
-		return r.Peer > 0 && r.Measured/r.Peer <= r.Limit
+		return r.Peer > 0 && r.within(r.Measured/r.Peer)
 	default:
-		return r.Measured <= r.Limit
+		return r.within(r.Measured)
 	}
+}
+
+// within tells whether v is on the right side of the limit.
+func (r row) within(v float64) bool {
+	if r.AtLeast {
+		return v >= r.Limit
+	}
+	return v <= r.Limit
 }
 
 func (r row) ratio() string {
@@ -55,13 +65,17 @@ func (r row) ratio() string {
 }
 
 func (r row) target() string {
+	sign := "≤"
+	if r.AtLeast {
+		sign = "≥"
+	}
 	switch {
 	case r.Informative || r.Err != "":
 		return "-"
 	case r.Relative:
-		return fmt.Sprintf("≤ %.1f×", r.Limit)
+		return fmt.Sprintf("%s %.1f×", sign, r.Limit)
 	default:
-		return fmt.Sprintf("≤ %s %s", number(r.Limit), r.Unit)
+		return fmt.Sprintf("%s %s %s", sign, number(r.Limit), r.Unit)
 	}
 }
 

@@ -15,8 +15,8 @@ const units = "packaging/systemd"
 // is a unit that may do nothing, 96 one without any sandbox. The numbers are
 // repeated in docs/how-to/run-without-a-snap.md.
 var exposure = map[string]string{
-	"livepatch-loader.service":      "21",
-	"livepatch-loader-boot.service": "21",
+	"livepatch-loader.service":      "23",
+	"livepatch-loader-boot.service": "23",
 	"canonical-livepatchd.service":  "14",
 }
 

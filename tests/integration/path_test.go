@@ -104,7 +104,7 @@ func TestARevokedPatchLeavesTheKernelAndDoesNotComeBack(t *testing.T) {
 	m := lab.NewClient(t, s)
 	m.OK("refresh")
 	m.WantInForce(one)
-	if got := s.Admin("rollout", "revoke", lab.Vendor, one.Version); got != "decided and signed" {
+	if got := s.Admin("rollout", "revoke", "--at-once", lab.Vendor, one.Version); got != "decided and signed" {
 		t.Errorf("rollout revoke printed %q", got)
 	}
 	if out := m.OK("refresh"); !strings.Contains(out, "nothing to apply") {
@@ -138,7 +138,15 @@ func TestAHaltedPatchSpreadsNoFurtherAndStaysWhereItIs(t *testing.T) {
 	}
 	early.WantInForce(one)
 	late.WantInForce()
-	s.Admin("rollout", "resume", lab.Vendor, one.Version)
+	if got := s.Admin("rollout", "resume", lab.Vendor, one.Version); !strings.HasPrefix(got, "resume proposed by ") {
+		t.Errorf("the first administrator's word to resume printed %q", got)
+	}
+	if out := late.OK("refresh"); !strings.Contains(out, "nothing to apply") {
+		t.Errorf("after one administrator's word to resume, refresh printed %q", out)
+	}
+	if got := s.AdminOther("rollout", "resume", lab.Vendor, one.Version); got != "decided and signed" {
+		t.Errorf("the second administrator's word to resume printed %q", got)
+	}
 	late.OK("refresh")
 	late.WantInForce(one)
 }

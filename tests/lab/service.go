@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -118,7 +120,7 @@ func (s *Service) Start(flags ...string) {
 	s.t.Helper()
 	seen := len(s.Log.String())
 	cmd := Program(context.Background(), 0, nil, serverBin, append([]string{"serve", "-dir", s.Path("server"), "-listen", s.Addr,
-		"-ops-listen", Host + ":0", "-soak", "0s", "-check-interval", "1h"}, flags...)...)
+		"-ops-listen", Host + ":0", "-soak", "0s", "-check-interval", "1h", "-at-once"}, flags...)...)
 	s.Server = Start(s.t, serverBin, cmd, s.Log)
 	Eventually(s.t, "server listens", func() bool {
 		if s.Server.ended() {
@@ -128,10 +130,38 @@ func (s *Service) Start(flags ...string) {
 	})
 }
 
+// Beside returns another server on the same folder, which is not started.
+func (s *Service) Beside() *Service {
+	s.t.Helper()
+	other := &Service{t: s.t, Dir: s.Dir, Addr: FreeAddress(s.t), Log: &Transcript{}}
+	showOnFailure(s.t, serverBin+" beside", other.Log)
+	return other
+}
+
 // Admin runs livepatch-admin, which must succeed, and returns what it printed.
 func (s *Service) Admin(args ...string) string {
 	s.t.Helper()
-	r := RunToEnd(s.t, Program(s.t.Context(), 0, nil, AdminBin, append([]string{"-dir", s.Path("server")}, args...)...))
+	return s.admin(s.adminProgram(args...), args)
+}
+
+// AdminOther is Admin by another administrator. It runs in a user namespace of its own,
+// where this user goes by another number.
+func (s *Service) AdminOther(args ...string) string {
+	s.t.Helper()
+	cmd := s.adminProgram(args...)
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid() + 1001, HostID: os.Getuid(), Size: 1}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
+	return s.admin(cmd, args)
+}
+
+func (s *Service) adminProgram(args ...string) *exec.Cmd {
+	return Program(s.t.Context(), 0, nil, AdminBin, append([]string{"-dir", s.Path("server")}, args...)...)
+}
+
+func (s *Service) admin(cmd *exec.Cmd, args []string) string {
+	s.t.Helper()
+	r := RunToEnd(s.t, cmd)
 	if r.Code != 0 {
 		s.t.Fatalf("livepatch-admin %s: %v", strings.Join(args, " "), r)
 	}

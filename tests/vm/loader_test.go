@@ -269,6 +269,7 @@ func TestBoot(t *testing.T) {
 	one := build(t, lab.Patch{Source: "answer", Version: "1", Answer: "one"})
 	two := build(t, lab.Patch{Source: "answer", Version: "2", Answer: "two"})
 	first := repo.Publish(one, "1", 1, nil)
+	var second string
 	m := boot(t, lab.Setup{Root: repo.Root(), NoAgent: true})
 	agent := lab.AgentOf(m.Machine)
 
@@ -302,7 +303,7 @@ func TestBoot(t *testing.T) {
 		m.wantAnswer("one")
 	})
 	t.Run("a newer patch that was on trial when the power went is suspect", func(t *testing.T) {
-		second := repo.Publish(two, "2", 2, nil)
+		second = repo.Publish(two, "2", 2, nil)
 		apply(t, agent, repo.Offer(second), loaderv1.Outcome_OUTCOME_APPLIED)
 		m.wantAnswer("two")
 		if err := m.PowerCut(t.Context()); err != nil {
@@ -324,5 +325,13 @@ func TestBoot(t *testing.T) {
 		}
 		m.wantAnswer(own)
 		m.wantLoaded()
+	})
+	t.Run("a suspect patch is tried again when root says so", func(t *testing.T) {
+		_, err := agent.Apply(t.Context(), repo.Offer(second))
+		wantRefused(t, err, "SUSPECT")
+		stop(t, m) // it holds the journal
+		m.run("/usr/lib/livepatch/livepatch-loader -state /var/lib/livepatch-loader -root /etc/livepatch/root.json -forgive " + two.Name)
+		apply(t, agent, repo.Offer(second), loaderv1.Outcome_OUTCOME_APPLIED)
+		m.wantAnswer("two")
 	})
 }

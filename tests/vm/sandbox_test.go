@@ -20,12 +20,12 @@ import (
 )
 
 // What the kernel says of each thread of the loader, in /proc/<tid>/status
-// (proc(5)). Bit 16 is CAP_SYS_MODULE, bit 2 is CAP_DAC_READ_SEARCH
-// (linux/capability.h).
+// (proc(5)). Bit 16 is CAP_SYS_MODULE, bit 2 is CAP_DAC_READ_SEARCH, bit 34 is
+// CAP_SYSLOG (linux/capability.h).
 var confined = map[string]string{
 	"CapInh":          "0000000000000000",
-	"CapPrm":          "0000000000010004",
-	"CapEff":          "0000000000010004",
+	"CapPrm":          "0000000400010004",
+	"CapEff":          "0000000400010004",
 	"CapAmb":          "0000000000000000",
 	"NoNewPrivs":      "1",
 	"Seccomp":         "2", // a filter
@@ -48,7 +48,7 @@ func TestSandboxAsTheKernelSeesIt(t *testing.T) {
 	one := build(t, lab.Patch{Source: "answer", Version: "1", Answer: "one"})
 	apply(t, agent, repo.Offer(repo.Publish(one, "1", 1, nil)), loaderv1.Outcome_OUTCOME_APPLIED)
 
-	t.Run("every thread has two capabilities, a filter, and no way to gain more", func(t *testing.T) {
+	t.Run("every thread has three capabilities, a filter, and no way to gain more", func(t *testing.T) {
 		threads := strings.Split(m.run("for t in /proc/$(pidof livepatch-loader)/task/*; do cat $t/status; echo; done"), "\n\n")
 		if len(threads) < 3 {
 			t.Errorf("%d threads, want those of a Go program that has worked", len(threads))

@@ -12,19 +12,18 @@ import (
 	"livepatch/tests/vm/lab"
 )
 
-// A system is a service outside and a machine inside.
-type system struct {
-	guest
+// An outside is a service, and a publisher with a repository. Machines are put to
+// it with join.
+type outside struct {
+	t         *testing.T
 	service   *lab.Service
 	publisher *lab.Publisher
 }
 
-// newSystem starts a service with a publisher's empty repository, and a machine
-// that knows where it is but is not enabled.
-func newSystem(t *testing.T, o lab.ServiceOptions) system {
+// newOutside starts a service with a publisher's empty repository.
+func newOutside(t *testing.T, o lab.ServiceOptions) outside {
 	t.Helper()
-	ctx := t.Context()
-	service, err := here.NewService(ctx, t.TempDir(), o)
+	service, err := here.NewService(t.Context(), t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,17 +35,37 @@ func newSystem(t *testing.T, o lab.ServiceOptions) system {
 			t.Logf("log of the service:\n%s", service.Log())
 		}
 	})
-	publisher, err := here.NewPublisher(ctx, t.TempDir(), service)
+	publisher, err := here.NewPublisher(t.Context(), t.TempDir(), service)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := boot(t, lab.Setup{Root: publisher.Root, Service: service.Address})
-	if err := m.WriteFile(ctx, "/root/ca.crt", readFile(t, service.CA)); err != nil {
-		t.Fatal(err)
+	return outside{t, service, publisher}
+}
+
+// A system is a machine, and what is outside of it.
+type system struct {
+	guest
+	outside
+	t *testing.T
+}
+
+// join boots a machine that knows where the service is but is not enabled.
+func (o outside) join(setup lab.Setup) system {
+	o.t.Helper()
+	setup.Root, setup.Service = o.publisher.Root, o.service.Address
+	m := boot(o.t, setup)
+	if err := m.WriteFile(o.t.Context(), "/root/ca.crt", readFile(o.t, o.service.CA)); err != nil {
+		o.t.Fatal(err)
 	}
-	s := system{m, service, publisher}
+	s := system{m, o, o.t}
 	s.waitAgent()
 	return s
+}
+
+// newSystem starts a service and a machine.
+func newSystem(t *testing.T, o lab.ServiceOptions) system {
+	t.Helper()
+	return newOutside(t, o).join(lab.Setup{})
 }
 
 // waitAgent waits until the agent answers after a start.
@@ -58,23 +77,29 @@ func (s system) waitAgent() {
 }
 
 // publish signs a patch and pushes it.
-func (s system) publish(mod lab.Module, version string) {
-	s.t.Helper()
-	if err := s.publisher.Sign(s.t.Context(), mod, version, "CVE-2026-1000"+version); err != nil {
-		s.t.Fatal(err)
+func (o outside) publish(mod lab.Module, version string) {
+	o.t.Helper()
+	if err := o.publisher.Sign(o.t.Context(), mod, version, "CVE-2026-1000"+version); err != nil {
+		o.t.Fatal(err)
 	}
-	if err := s.publisher.Push(s.t.Context()); err != nil {
-		s.t.Fatal(err)
+	if err := o.publisher.Push(o.t.Context()); err != nil {
+		o.t.Fatal(err)
 	}
 }
 
-// enable enables the machine with a new token.
-func (s system) enable() {
-	s.t.Helper()
-	token, err := s.service.Admin(s.t.Context(), "token", "create")
+// admin runs livepatch-admin and returns what it printed.
+func (o outside) admin(args ...string) string {
+	o.t.Helper()
+	out, err := o.service.Admin(o.t.Context(), args...)
 	if err != nil {
-		s.t.Fatal(err)
+		o.t.Fatal(err)
 	}
+	return out
+}
+
+// enable enables the machine with a token.
+func (s system) enable(token string) {
+	s.t.Helper()
 	s.run("canonical-livepatch config ca-certs=@stdin < /root/ca.crt")
 	s.run("canonical-livepatch config remote-server=https://" + lab.ServiceName + ":8443")
 	s.run("canonical-livepatch enable " + token)
@@ -139,7 +164,7 @@ func TestSystem(t *testing.T) {
 		s.wantLoaded()
 	})
 	t.Run("is patched when it is enabled", func(t *testing.T) {
-		s.enable()
+		s.enable(s.admin("token", "create"))
 		s.wantApplied("1", "one")
 	})
 	t.Run("gets a newer patch, and the older one is unloaded", func(t *testing.T) {
@@ -213,7 +238,7 @@ func TestSystem(t *testing.T) {
 		}
 	})
 	t.Run("gives up a patch that was revoked", func(t *testing.T) {
-		if _, err := s.service.Admin(t.Context(), "rollout", "revoke", "debian", "4"); err != nil {
+		if _, err := s.service.Admin(t.Context(), "rollout", "revoke", "--at-once", "debian", "4"); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 2*time.Minute, "the patch accepted before takes its place", func() bool {

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,19 @@ func TestUnitsUnderSystemd(t *testing.T) {
 		m.wantAnswer("console=ttyS0")
 		m.run("systemctl start livepatch-loader-boot.service")
 		m.wantAnswer("one")
+	})
+	t.Run("the sandbox lets the loader hear what the kernel says of a patch", func(t *testing.T) {
+		bad := build(t, lab.Patch{Source: "oopses", Version: "2", Answer: "oopses"})
+		apply(t, agent, repo.Offer(repo.Publish(bad, "2", 2, nil)), loaderv1.Outcome_OUTCOME_APPLIED)
+		m.meetOops()
+		st, err := agent.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "NULL pointer dereference/" + bad.Name + "/livepatch_cmdline_proc_show"
+		if !slices.ContainsFunc(st.GetComplaints(), func(c *loaderv1.Complaint) bool { return c.GetName() == bad.Name && c.GetSignature() == want }) {
+			t.Errorf("complaints = %v, want one with signature %q", st.GetComplaints(), want)
+		}
 	})
 	t.Run("what systemd thinks of the sandboxes", func(t *testing.T) {
 		for _, unit := range []string{"livepatch-loader.service", "livepatch-loader-boot.service", "canonical-livepatchd.service"} {

@@ -57,6 +57,7 @@ var advice = []struct {
 	{patch.ErrSuspect, "it is not tried again until a newer one comes; see: journalctl -k -b -1"},
 	{patch.ErrWrongKernel, "install the kernel package of the distribution and reboot"},
 	{patch.ErrNoLivepatch, "run a kernel that is built with CONFIG_LIVEPATCH"},
+	{patch.ErrSwitchedOff, "see what is switched off, and how to switch it on: canonical-livepatch status"},
 	{patch.ErrModulesDisabled, "kernel.modules_disabled cannot be undone; reboot without setting it"},
 	{patch.ErrFtraceDisabled, "switch it on with: sudo sysctl kernel.ftrace_enabled=1"},
 	{patch.ErrFtraceConflict, "stop the tracing program that holds the function, then: sudo canonical-livepatch refresh"},

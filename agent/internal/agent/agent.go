@@ -28,6 +28,7 @@ import (
 	"livepatch/agent/internal/modkey"
 	"livepatch/agent/internal/trust"
 	"livepatch/internal/durable"
+	facts "livepatch/internal/kernel"
 	"livepatch/internal/service"
 )
 
@@ -107,6 +108,9 @@ type Agent struct {
 	keeper    *trust.Keeper
 	store     *cache.Store
 
+	cmdline    facts.Mode // what the kernel's command line switches off
+	cmdlineErr error      // why that is not what was meant
+
 	started time.Time
 	wake    chan struct{}     // there is something new to do; holds one
 	refresh chan refreshOrder // somebody waits for a check
@@ -128,6 +132,8 @@ type Agent struct {
 type live struct {
 	facts     machine.Facts
 	loader    *loader.Status // nil until it has answered
+	fileMode  facts.Mode     // as it has said last
+	modeKnown bool           // it has said so
 	skew      time.Duration  // of the service's clock, if it is worth mentioning
 	failures  int            // checks failed in a row
 	retries   int            // checks in a row after which the next one was not to wait
@@ -137,6 +143,8 @@ type live struct {
 	nextLook  time.Time      // when to ask the loader again; zero: no need
 	looks     int            // how often it was asked about the same transition
 	nextEnrol time.Time      // when to use the token that waits; zero: none does
+	nextBeat  time.Time      // when a heartbeat is due; zero: none is
+	hasty     []time.Time    // when the service asked for a check before minInterval, in the last hour
 	insist    bool           // the next check tries again what has failed
 	checkErr  error          // of the last check
 	patchErr  error          // why the last check did not bring in the patch
@@ -164,6 +172,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.applyLevel()
+	a.readCommandLine()
 	if unknown := a.cfg.Unknown(); len(unknown) > 0 {
 		a.log.Warn("Keys of the configuration have no effect in this version", "keys", unknown)
 	}
@@ -175,7 +184,13 @@ func New(o Options) (*Agent, error) {
 	}
 	if a.rec.BootID != a.live.facts.BootID {
 		// What was true of the kernel before the reboot need not be true now.
+		known := a.rec.BootID != ""
 		a.rec.afterReboot(a.live.facts)
+		if known { // or one more reboot would hide how this one came about
+			if err := a.saveRecord(); err != nil {
+				a.log.Warn("Cannot save state", "err", err)
+			}
+		}
 	}
 	a.rec.CheckState = ""
 	return a, nil
@@ -252,7 +267,11 @@ func (a *Agent) due() (check, look, enrol time.Time) {
 	if a.token == "" {
 		return time.Time{}, time.Time{}, a.live.nextEnrol
 	}
-	return a.live.nextCheck, a.live.nextLook, a.live.nextEnrol
+	check = a.live.nextCheck
+	if beat := a.live.nextBeat; !beat.IsZero() && (check.IsZero() || beat.Before(check)) {
+		check = beat
+	}
+	return check, a.live.nextLook, a.live.nextEnrol
 }
 
 // insists tells, once, whether the next check tries again what has failed.
@@ -369,11 +388,15 @@ func (a *Agent) finish(ctx context.Context, r *round, err error) {
 	a.live.trouble = nil
 	a.live.checkErr, a.live.patchErr = err, r.patchErr
 	a.tellChange(ctx, r)
-	if err == nil {
+	switch {
+	case errors.Is(err, errMode):
+		a.live.failures, a.live.checkErr = 0, nil
+		r.rec.CheckState, r.rec.CheckError, r.rec.CheckHint = "", "", ""
+	case err == nil:
 		a.live.failures, a.live.succeeded = 0, true
 		r.rec.CheckState, r.rec.CheckError, r.rec.CheckHint, r.rec.TokenProblem = checkedOK, "", "", ""
 		r.rec.LastCheck = r.rec.LastAttempt
-	} else {
+	default:
 		a.live.failures++
 		a.noteFailure(ctx, r, err)
 	}
@@ -383,7 +406,7 @@ func (a *Agent) finish(ctx context.Context, r *round, err error) {
 	}
 	wait := a.planCheck(r, err)
 	a.planLook(&r.rec)
-	if err != nil {
+	if err != nil && !errors.Is(err, errMode) {
 		level := slog.LevelWarn
 		if r.rec.CheckState != checkFailed {
 			level = slog.LevelInfo

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"livepatch/agent/internal/loader"
@@ -23,11 +24,11 @@ func (r *round) nothing() {
 }
 
 // keep writes down that the patch in the kernel is the one to have.
-func (r *round) keep(ix patch.Index) {
+func (r *round) keep() {
 	r.clearError()
 	l := current(r.kernel)
 	r.rec.Version = l.Version
-	for _, e := range ix.Patches {
+	for _, e := range r.ix.Patches {
 		if e.Name == l.Name && e.Sequence == l.Sequence {
 			r.rec.Fixes = e.Fixes
 			return
@@ -48,6 +49,9 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 		return
 	}
 	r.rec.Failed = nil
+	if !r.mayInsert(got) {
+		return
+	}
 	if err := r.preflight(got); err != nil {
 		r.refused(got, err)
 		r.fail(got, err)
@@ -59,7 +63,10 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 		return
 	}
 	defer req.module.Close()
-	r.announce(ctx, got)
+	was := r.rec.Watch
+	if !r.mayInsertNow(got) || !r.ask(ctx, got) {
+		return
+	}
 	start := time.Now()
 	result, err := r.loader.Apply(ctx, req.Request)
 	if ctx.Err() != nil && err != nil {
@@ -71,7 +78,9 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 		r.rec.Heeded = sha256.Sum256(req.Timestamp)
 	}
 	r.applied(ctx, got, result, err)
-	if err == nil {
+	if err != nil {
+		r.rec.Watch = was // of the patch that is still in force
+	} else {
 		r.story(ctx, "Applied livepatch", "patch", got.entry.Name, "version", got.entry.Version, "pending", result.Pending, "took", time.Since(start).Round(time.Millisecond))
 	}
 }
@@ -94,7 +103,7 @@ func (r *round) preflight(got choice) error {
 	for _, l := range r.kernel.Livepatches {
 		switch {
 		case l.Digest == got.target.Digest && l.Standing == loader.Suspect:
-			return patch.ErrSuspect
+			return r.suspected(l.Name)
 		case l.State == loader.Enabling || l.State == loader.Disabling:
 			return fmt.Errorf("%w: %s", patch.ErrBusy, l.Name)
 		}
@@ -132,16 +141,14 @@ func (r *round) request(ctx context.Context, view *trust.View, got choice) (requ
 	}, nil
 }
 
-// announce tells the service what is about to be done, so that a machine that
-// does not live to tell is missed. That the service cannot be told is no reason
-// to stay unpatched.
-func (r *round) announce(ctx context.Context, got choice) {
-	r.rec.addEvent(r.event(eventIntent, got.entry))
-	e := r.event(eventApplied, got.entry)
-	r.rec.Pending = &e
-	r.rec.State = status.Applying
-	r.save(ctx)
-	r.report(ctx)
+// hold writes down that a patch is not brought in yet, which is nobody's failure.
+func (r *round) hold(e patch.IndexEntry, why problem) {
+	r.rec.Holds = append(r.rec.Holds, held{e, why}.words())
+	if current(r.kernel) != nil {
+		r.keep()
+		return
+	}
+	r.rec.State = status.Unapplied
 }
 
 // event returns a new event about a patch.
@@ -182,7 +189,7 @@ func (r *round) applied(ctx context.Context, got choice, result loader.Result, e
 		r.rec.State = status.Applying
 		return
 	}
-	pending.At = time.Now().UTC()
+	pending.At, r.rec.Watch.Seen = time.Now().UTC(), true
 	r.note(*pending)
 	r.rec.State = status.Applied
 }
@@ -258,13 +265,24 @@ func failureOf(err error) status.Failure {
 	return ""
 }
 
+// withdrawn tells whether the patch that was in force has left because it is revoked.
+func (r *round) withdrawn() bool {
+	return r.rec.State == status.Applied && slices.ContainsFunc(r.kernel.Livepatches, func(l loader.Livepatch) bool {
+		return l.Ours() && l.Version == r.rec.Version && l.Rollout == patch.Revoked
+	})
+}
+
 // describe brings the state in the record in line with the kernel.
 func (r *round) describe() {
 	if r.kernel == nil {
 		return
 	}
 	l := current(r.kernel)
-	switch {
+	switch back := leaving(r.kernel); {
+	case back != nil:
+		r.rec.State, r.rec.Version = status.Applying, back.Version
+	case l == nil && (r.rec.Leaving || r.withdrawn()):
+		r.nothing()
 	case l == nil && (r.rec.State == status.Applied || r.rec.State == status.Applying && r.rec.Pending == nil):
 		r.rec.State = status.Unapplied
 	case l != nil && l.State == loader.Enabling:
@@ -272,4 +290,5 @@ func (r *round) describe() {
 	case l != nil && r.rec.PatchError == "":
 		r.rec.State, r.rec.Version = status.Applied, l.Version
 	}
+	r.rec.Leaving = leaving(r.kernel) != nil
 }

@@ -43,20 +43,19 @@ type round struct {
 	away   error          // why not
 	skew   time.Duration
 
-	svc       Service // nil until it is needed
-	changed   bool    // something happened that the service wants to know now
-	retrySoon bool    // the next check should not wait for the interval
-	patchErr  error   // why the patch is not in the kernel
+	svc       Service  // nil until it is needed
+	let       []string // versions that the last check-in was answered with Go for
+	changed   bool     // something happened that the service wants to know now
+	ix        patch.Index
+	opens     window // the maintenance window that a patch waits for
+	retrySoon bool   // the next check should not wait for the interval
+	patchErr  error  // why the patch is not in the kernel
 }
 
 // run makes one check. The error is about the service and its files; what is
 // wrong with the patch itself is in the record.
 func (r *round) run(ctx context.Context) error {
-	svc, err := r.service()
-	if err != nil {
-		return err
-	}
-	defer svc.Close()
+	var err error
 	if r.facts, err = machine.Read(r.Agent.kernel); err != nil {
 		return err
 	}
@@ -69,7 +68,16 @@ func (r *round) run(ctx context.Context) error {
 	r.askLoader(ctx)
 	if r.kernel != nil {
 		r.settle(ctx)
+		r.noteBoot()
+		r.noteHarm()
+		r.beat()
 	}
+	svc, err := r.service(ctx)
+	if err != nil {
+		r.describe()
+		return err
+	}
+	defer svc.Close()
 	view, serviceErr := r.refresh(ctx, svc, r.meet(ctx, svc))
 	if view == nil {
 		r.describe()
@@ -90,9 +98,9 @@ func (r *round) run(ctx context.Context) error {
 }
 
 // service returns the client of this round.
-func (r *round) service() (Service, error) {
+func (r *round) service(ctx context.Context) (Service, error) {
 	if r.svc == nil {
-		svc, err := r.connect(r.cfg)
+		svc, err := r.dial(ctx, r.cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -108,7 +116,9 @@ func (r *round) askLoader(ctx context.Context) {
 	r.kernel, r.away = &s, err
 	if err != nil {
 		r.kernel = nil
+		return
 	}
+	r.setMode(ctx, s.Mode)
 }
 
 // meet checks in with the service.
@@ -122,10 +132,6 @@ func (r *round) meet(ctx context.Context, svc Service) error {
 		return fmt.Errorf("cannot check in with %s: %w", svc.Base(), err)
 	}
 	r.rec.Generation = answer.Generation
-	r.rec.Interval = time.Duration(min(max(answer.IntervalSeconds, 0), int64(maxInterval/time.Second))) * time.Second
-	if answer.Tier != "" && patch.CheckWord("a tier", answer.Tier) == nil {
-		r.rec.Tier = answer.Tier
-	}
 	if r.skew > refuseSkew || r.skew < -refuseSkew {
 		return fmt.Errorf("cannot judge the age of signed files: %w", &clockError{r.skew})
 	}
@@ -212,6 +218,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 	if err != nil {
 		return fmt.Errorf("cannot learn which patches there are for kernel %s: %w", r.facts.Kernel.Release, err)
 	}
+	r.ix = ix
 	r.noteIndex(ix)
 	c := chooser{catalog: view, vendor: r.facts.Vendor, kernel: r.facts.Kernel, tier: r.rec.Tier, machineID: r.machineID, cfg: r.cfg, now: time.Now()}
 	got, err := c.choose(ix)
@@ -220,6 +227,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 	}
 	r.rec.Blocked, r.rec.BlockedBy = got.blocked, got.blockedBy
 	r.rec.SigningKey = signingKey(got.target)
+	r.noteHeld(got)
 	r.noteSoak(c, got)
 	switch {
 	case r.kernel == nil:
@@ -228,7 +236,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 		r.apply(ctx, view, got)
 		r.noteSoak(c, got) // another patch may be in force now
 	case current(r.kernel) != nil:
-		r.keep(ix)
+		r.keep()
 	case got.otherBuild != "":
 		r.nothing()
 		r.rec.Supported = status.Unsupported
@@ -237,6 +245,9 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 		r.rec.PatchHint = "install the kernel package of the distribution and reboot"
 	default:
 		r.nothing()
+		if l := r.suspect(); l != nil {
+			r.fail(choice{entry: patch.IndexEntry{Name: l.Name, Version: l.Version}, found: true}, r.suspected(l.Name))
+		}
 	}
 	// Last: a newer patch is the better way out for one that is revoked.
 	return r.heed(ctx, view, c)
@@ -270,7 +281,7 @@ func (r *round) file(ctx context.Context, t trust.Target) (io.ReadCloser, error)
 	if !errors.Is(err, cache.ErrMissing) {
 		return f, err
 	}
-	svc, err := r.service()
+	svc, err := r.service(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +307,12 @@ func (r *round) file(ctx context.Context, t trust.Target) (io.ReadCloser, error)
 // noteIndex writes down what the index says of the kernel.
 func (r *round) noteIndex(ix patch.Index) {
 	r.rec.Supported, r.rec.Until = status.Supported, ix.Until
-	r.rec.Unpatched, r.rec.FixedIn = nil, ""
+	r.rec.Unpatched, r.rec.FixedIn, r.rec.Offered = nil, "", nil
+	for _, e := range ix.Patches {
+		if e.BuildID == r.facts.Kernel.BuildID {
+			r.rec.Offered = append(r.rec.Offered, e.Name)
+		}
+	}
 	if until, err := time.Parse(time.DateOnly, ix.Until); err == nil && !time.Now().Before(until.AddDate(0, 0, 1)) {
 		r.rec.Supported = status.SupportUpgradeRequired
 	}

@@ -40,10 +40,18 @@ type choice struct {
 	// Newer patches that the configuration holds back.
 	blocked   []status.Blocked
 	blockedBy []string
+	// Newer patches that are not for this machine now, and why, newest first.
+	held []held
 
 	// otherBuild is a build-id that the index has patches for, if it has none
 	// for the one that runs.
 	otherBuild patch.BuildID
+}
+
+// A held is a patch that a machine does not get, now.
+type held struct {
+	entry patch.IndexEntry
+	why   problem
 }
 
 // choose returns the newest patch of the index that is for this build of the
@@ -59,12 +67,14 @@ func (c chooser) choose(ix patch.Index) (choice, error) {
 			continue
 		}
 		matched = true
-		if key := c.heldBack(e); key != "" {
+		if key, why := c.heldBack(e, ix); key != "" {
 			got.block(e, key)
+			got.held = append(got.held, held{e, why})
 			continue
 		}
 		rollout, err := c.admitted(e.Version)
 		if errors.Is(err, errNotYet) {
+			got.held = append(got.held, held{e, c.notYet(rollout, err)})
 			continue
 		}
 		if err != nil {
@@ -86,8 +96,8 @@ func (c chooser) choose(ix patch.Index) (choice, error) {
 // errNotYet means that a patch is not for this machine, now.
 var errNotYet = errors.New("patch is not rolled out to this machine")
 
-// admitted returns the rollout of a version if it lets this machine in, or an
-// error matching errNotYet.
+// admitted returns the rollout of a version, and an error matching errNotYet if it
+// does not let this machine in.
 func (c chooser) admitted(version string) (patch.Rollout, error) {
 	rollout, err := c.rollout(version)
 	switch {
@@ -97,10 +107,10 @@ func (c chooser) admitted(version string) (patch.Rollout, error) {
 		return patch.Rollout{}, err
 	}
 	if err := rollout.For(c.kernel); err != nil {
-		return patch.Rollout{}, fmt.Errorf("%w: %w", errNotYet, err)
+		return rollout, fmt.Errorf("%w: %w", errNotYet, err)
 	}
 	if !rollout.Admits(c.kernel, c.tier, c.machineID) {
-		return patch.Rollout{}, errNotYet
+		return rollout, errNotYet
 	}
 	return rollout, nil
 }
@@ -136,25 +146,6 @@ func (c chooser) lookUp(e patch.IndexEntry) (trust.Target, error) {
 		return trust.Target{}, fmt.Errorf("cannot use patch %s: index and target disagree: %w", e.Version, patch.ErrMalformed)
 	}
 	return t, nil
-}
-
-// heldBack returns the key of the configuration that holds an entry back, or "".
-// An entry without a date is as new as can be.
-func (c chooser) heldBack(e patch.IndexEntry) string {
-	if c.cfg.CutoffDate.IsZero() && c.cfg.PatchDelay == 0 {
-		return ""
-	}
-	added, err := time.Parse(time.RFC3339, e.Added)
-	if err != nil {
-		added = c.now
-	}
-	switch {
-	case !c.cfg.CutoffDate.IsZero() && added.After(c.cfg.CutoffDate):
-		return config.CutoffDate
-	case c.now.Sub(added) < c.cfg.PatchDelay:
-		return config.PatchDelay
-	}
-	return ""
 }
 
 // block notes what is missed by holding an entry back.

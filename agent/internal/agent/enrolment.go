@@ -164,7 +164,7 @@ func (a *Agent) enrol(ctx context.Context, cfg config.Config, authToken string) 
 	a.mu.Lock()
 	a.live.facts = facts
 	a.mu.Unlock()
-	svc, err := a.connect(cfg)
+	svc, err := a.dial(ctx, cfg)
 	if err != nil {
 		return service.Enrolment{}, err
 	}
@@ -291,7 +291,7 @@ func (a *Agent) leaveKernel(ctx context.Context, remove bool) ([]string, error) 
 func (a *Agent) forget(ctx context.Context, cfg config.Config, token string) error {
 	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
 	defer cancel()
-	svc, err := a.connect(cfg)
+	svc, err := a.dial(ctx, cfg)
 	if err != nil {
 		return err
 	}

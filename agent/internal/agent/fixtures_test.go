@@ -89,6 +89,7 @@ type world struct {
 	fake   *loadertest.Fake
 	svc    *memService
 	log    *logBuffer
+	boots  int
 }
 
 // newWorld returns a world whose repository has module1 for everyone.
@@ -184,6 +185,7 @@ type memService struct {
 	forgot   int
 	targets  int           // how many were fetched
 	hold     chan struct{} // if not nil, check-ins wait for it
+	full     bool          // no machine may begin with a patch
 }
 
 func (s *memService) set(change func(*memService)) {
@@ -232,6 +234,9 @@ func (s *memService) CheckIn(ctx context.Context, _ string, r service.CheckIn) (
 	s.checkIns = append(s.checkIns, r)
 	a := s.answer
 	a.Generation = s.repo.Generation()
+	if !s.full {
+		a.Go = servicetest.Go(r)
+	}
 	return a, nil
 }
 
@@ -285,7 +290,7 @@ func (s *memService) events() []string {
 	for _, c := range s.checkIns {
 		for _, e := range c.Events {
 			if !seen[e.ID] {
-				all = append(all, strings.TrimSpace(string(e.Kind)+" "+e.Version+" "+e.Reason))
+				all = append(all, strings.Join(strings.Fields(string(e.Kind)+" "+e.Version+" "+e.Reason), " "))
 			}
 			seen[e.ID] = true
 		}

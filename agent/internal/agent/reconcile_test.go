@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,9 +34,18 @@ func enabled(t *testing.T) *world {
 	return w
 }
 
-// reboot empties the kernel and gives the boot another id.
+// reboot empties the kernel and gives the boot another id, after a shutdown in good
+// order.
 func (w *world) reboot() {
-	w.kernel["proc/sys/kernel/random/boot_id"] = &fstest.MapFile{Data: []byte("11111111-7b36-4a2e-8a0d-6e1f5a5c9d11\n")}
+	was := w.live.facts.BootID
+	w.crash()
+	w.fake.Do(func(f *loadertest.Fake) { f.CleanBoot = was })
+}
+
+// crash is reboot without a shutdown.
+func (w *world) crash() {
+	w.boots++
+	w.kernel["proc/sys/kernel/random/boot_id"] = &fstest.MapFile{Data: fmt.Appendf(nil, "%08d-7b36-4a2e-8a0d-6e1f5a5c9d11\n", w.boots)}
 	w.fake.Do(func(f *loadertest.Fake) { f.Livepatches = nil })
 	w.restart()
 }
@@ -122,7 +132,7 @@ func TestRebootWithoutNetwork(t *testing.T) {
 	// And is reported when the network is there.
 	w.svc.up()
 	w.mustCheck()
-	if e := w.svc.events(); !slices.Equal(e, []string{"intent 1.1", "applied 1.1", "intent 1.1", "applied 1.1"}) {
+	if e := w.svc.events(); !slices.Equal(e, []string{"intent 1.1", "applied 1.1", "booted CLEAN", "intent 1.1", "applied 1.1"}) {
 		t.Errorf("events = %q", e)
 	}
 }
@@ -559,7 +569,7 @@ func TestEveryErrorOfThePatchPackageHasANextStep(t *testing.T) {
 	for _, err := range []error{
 		patch.ErrTooLarge, patch.ErrRefused, patch.ErrUntrusted, patch.ErrExpired, patch.ErrRollback, patch.ErrMalformed, patch.ErrTampered,
 		patch.ErrHalted, patch.ErrRevoked, patch.ErrWrongKernel, patch.ErrNotLivepatch, patch.ErrNameTaken, patch.ErrSuspect, patch.ErrNoLivepatch,
-		patch.ErrModulesDisabled, patch.ErrFtraceDisabled, patch.ErrFtraceConflict, patch.ErrBusy, patch.ErrIncompatible, patch.ErrUnknownSymbol,
+		patch.ErrSwitchedOff, patch.ErrModulesDisabled, patch.ErrFtraceDisabled, patch.ErrFtraceConflict, patch.ErrBusy, patch.ErrIncompatible, patch.ErrUnknownSymbol,
 		patch.ErrBadFormat, patch.ErrModuleSignature, patch.ErrNotPermitted, patch.ErrNoMemory, patch.ErrKernel, patch.ErrStalled,
 		patch.ErrTransitionFailed, patch.ErrStorage, patch.ErrNotOurs, patch.ErrNotFound,
 	} {

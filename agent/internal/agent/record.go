@@ -61,6 +61,8 @@ type record struct {
 	PatchHint  string           `json:"patch_hint,omitempty"`
 	Blocked    []status.Blocked `json:"blocked,omitempty"`
 	BlockedBy  []string         `json:"blocked_by,omitempty"`
+	Holds      []problem        `json:"holds,omitempty"`   // why newer patches are not brought in yet
+	Offered    []string         `json:"offered,omitempty"` // modules for this kernel in the index
 	Soak       *soak            `json:"soak,omitempty"`
 	Failed     *failed          `json:"failed,omitempty"`
 	SigningKey string           `json:"signing_key,omitempty"` // of the newest patch for this machine
@@ -71,7 +73,11 @@ type record struct {
 	// has begun. It is on the disk before the loader is asked, so that a killed
 	// agent still tells how it ended.
 	Pending *service.Event  `json:"pending,omitempty"`
-	Events  []service.Event `json:"events,omitempty"` // not yet reported
+	Leaving bool            `json:"leaving,omitempty"` // tasks are being moved away from the patch
+	Watch   *watch          `json:"watch,omitempty"`   // gets heartbeats
+	Ended   string          `json:"ended,omitempty"`   // boot before this one, if how it ended was not reported
+	Blamed  []string        `json:"blamed,omitempty"`  // what was reported of suspects and complaints
+	Events  []service.Event `json:"events,omitempty"`  // not yet reported
 }
 
 // A soak is what the rollout says of the trial of a patch.
@@ -100,6 +106,9 @@ type failed struct {
 func (r *record) clone() record {
 	c := *r
 	c.Events = slices.Clone(r.Events)
+	if r.Watch != nil {
+		c.Watch = new(*r.Watch)
+	}
 	return c
 }
 
@@ -120,10 +129,14 @@ func newEventID() string {
 
 // afterReboot forgets what was about the kernel of another boot.
 func (r *record) afterReboot(f machine.Facts) {
+	ended := r.Ended
+	if r.BootID != f.BootID {
+		ended = r.BootID
+	}
 	*r = record{
 		Tier: r.Tier, Generation: r.Generation, Interval: r.Interval, TokenProblem: r.TokenProblem,
 		EnrolledWith: r.EnrolledWith, Dropped: r.Dropped, LastAttempt: r.LastAttempt, LastCheck: r.LastCheck, Events: r.Events,
-		BootID: f.BootID, Release: f.Kernel.Release,
+		BootID: f.BootID, Release: f.Kernel.Release, Ended: ended, Blamed: r.Blamed,
 		Upgraded: r.Release != "" && r.Release != f.Kernel.Release,
 	}
 }

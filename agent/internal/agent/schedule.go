@@ -1,13 +1,17 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
+	facts "livepatch/internal/kernel"
+	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )
 
@@ -15,8 +19,10 @@ import (
 const (
 	firstRetry  = 30 * time.Second
 	lastRetry   = time.Hour
-	minInterval = 10 * time.Second // what a service may ask for
+	minInterval = 10 * time.Second // what a service may ask for again and again
 	maxInterval = 24 * time.Hour
+	routine     = time.Hour // what is shorter is an appointment
+	maxHasty    = 100       // checks before minInterval in an hour
 )
 
 // planCheck decides when to check again after a check that ended with err, and
@@ -28,9 +34,16 @@ func (a *Agent) planCheck(r *round, err error) time.Duration {
 		a.live.retries = 0
 	}
 	wait := a.untilNext(r, err)
-	a.live.nextCheck = time.Time{}
+	a.live.nextCheck, a.live.nextBeat = time.Time{}, r.rec.nextBeat(interval(r))
 	if wait > 0 {
 		a.live.nextCheck = time.Now().Add(wait)
+		if w := r.opens; !w.at.IsZero() && w.at.Before(a.live.nextCheck) {
+			// Those that wait for the same window do not come at the same moment.
+			a.live.nextCheck = w.at.Add(rand.N(min(w.length/4, 5*time.Minute)))
+		}
+		if later := a.live.nextBeat.Sub(a.live.nextCheck); later > 0 && later < routine/6 && wait > routine/2 {
+			a.live.nextCheck = a.live.nextBeat // one wakes up for both
+		}
 	}
 	return wait
 }
@@ -39,10 +52,14 @@ func (a *Agent) planCheck(r *round, err error) time.Duration {
 // that there is to be no next one.
 func (a *Agent) untilNext(r *round, err error) time.Duration {
 	interval := interval(r)
-	if interval == 0 {
+	if interval == 0 || a.mode() == facts.Stop {
 		return 0
 	}
 	switch {
+	case errors.Is(err, errMode):
+		return jitter(r.cfg.CheckInterval, 0.1) // to see whether the file has changed
+	case err == nil && !r.retrySoon && interval < routine:
+		return a.appointment(interval)
 	case err == nil && !r.retrySoon, isTokenProblem(err):
 		return jitter(interval, 0.1)
 	default:
@@ -58,16 +75,35 @@ func (a *Agent) untilNext(r *round, err error) time.Duration {
 	}
 }
 
-// interval returns the time between checks that the operator wants, or else the
-// service; 0 if the operator wants none.
+// interval returns the time until the next check that the operator wants, or else
+// the service; 0 if the operator wants none. When the service expects a sign of life
+// sooner than in an hour, it gets it: a machine that is silent then counts as lost.
 func interval(r *round) time.Duration {
-	if r.cfg.CheckIntervalSet {
+	asked := min(r.rec.Interval, maxInterval)
+	switch {
+	case r.cfg.CheckIntervalSet && (r.cfg.CheckInterval == 0 || asked <= 0 || asked >= routine):
+		return r.cfg.CheckInterval
+	case asked > 0:
+		return max(asked, time.Second)
+	default:
 		return r.cfg.CheckInterval
 	}
-	if r.rec.Interval > 0 {
-		return min(max(r.rec.Interval, minInterval), maxInterval)
+}
+
+// appointment returns how long to wait for a check that the service has asked for,
+// to the second. A service that asks for many in a row does not keep the machine
+// awake: the calls of an hour are counted. The caller holds a.mu.
+func (a *Agent) appointment(wait time.Duration) time.Duration {
+	if wait < minInterval {
+		hourAgo := time.Now().Add(-time.Hour)
+		a.live.hasty = slices.DeleteFunc(a.live.hasty, func(at time.Time) bool { return at.Before(hourAgo) })
+		if len(a.live.hasty) >= maxHasty {
+			wait = minInterval
+		} else {
+			a.live.hasty = append(a.live.hasty, time.Now())
+		}
 	}
-	return r.cfg.CheckInterval
+	return jitter(wait, 0.02)
 }
 
 // backoff returns the wait after the nth failure in a row: 30 s, 1 min, 2 min, …
@@ -99,12 +135,12 @@ const (
 // holds a.mu.
 func (a *Agent) planLook(rec *record) {
 	a.live.nextLook = time.Time{}
-	l := a.live.current()
+	l := cmp.Or(a.live.current(), a.live.leaving())
 	if l == nil {
 		return
 	}
 	switch {
-	case l.State == loader.Enabling:
+	case l.State == loader.Enabling, l.State == loader.Disabling:
 		wait := firstLook
 		for range min(a.live.looks, 10) {
 			wait *= 2
@@ -113,7 +149,7 @@ func (a *Agent) planLook(rec *record) {
 	case l.Standing == loader.Trial && rec.Soak != nil && rec.Soak.Digest == l.Digest && rec.Soak.Running:
 		a.live.nextLook = later(l.Inserted.Add(rec.Soak.For), time.Now().Add(firstLook))
 	}
-	if l.State != loader.Enabling {
+	if l.State != loader.Enabling && l.State != loader.Disabling {
 		a.live.looks = 0
 	}
 }
@@ -146,6 +182,25 @@ func current(s *loader.Status) *loader.Livepatch {
 	return newest
 }
 
+// leaving returns the patch of ours that tasks are being moved away from, or nil.
+func (l *live) leaving() *loader.Livepatch {
+	if l.loader == nil {
+		return nil
+	}
+	return leaving(l.loader)
+}
+
+// leaving returns the patch of ours that tasks are being moved away from, with
+// nothing of ours in its place, or nil.
+func leaving(s *loader.Status) *loader.Livepatch {
+	for i, l := range s.Livepatches {
+		if l.Ours() && l.State == loader.Disabling && current(s) == nil {
+			return &s.Livepatches[i]
+		}
+	}
+	return nil
+}
+
 // look asks the loader how the transition or the trial goes, accepts the patch
 // when it has proven itself, and tells the service of a transition that has
 // ended.
@@ -155,6 +210,9 @@ func (a *Agent) look(ctx context.Context) {
 	}
 	defer a.end()
 	status, err := a.loader.Status(ctx)
+	if err == nil {
+		a.setMode(ctx, status.Mode)
+	}
 	a.mu.Lock()
 	a.live.looks++
 	a.live.nextLook = time.Time{}
@@ -164,7 +222,6 @@ func (a *Agent) look(ctx context.Context) {
 		a.log.WarnContext(ctx, "Cannot ask the loader", "err", err)
 		return
 	}
-	a.live.loader = &status
 	r := &round{Agent: a, token: a.token, cfg: a.cfg, rec: a.rec.clone(), facts: a.live.facts, kernel: &status}
 	a.mu.Unlock()
 
@@ -197,6 +254,9 @@ func (r *round) settle(ctx context.Context) {
 		e.At = time.Now().UTC()
 		if l == nil || l.Name != e.Name {
 			e.Kind, e.Reason, e.Message = eventFailed, "TRANSITION_FAILED", "the livepatch is not in the kernel"
+			r.rec.Watch = nil
+		} else if r.rec.Watch != nil {
+			r.rec.Watch.Seen = true
 		}
 		r.note(*e)
 	}
@@ -218,10 +278,13 @@ func (r *round) settle(ctx context.Context) {
 
 // Kinds of events, as package service names them.
 const (
-	eventIntent  = service.Intent
-	eventApplied = service.Applied
-	eventFailed  = service.Failed
-	eventRemoved = service.Removed
+	eventIntent    = service.Intent
+	eventApplied   = service.Applied
+	eventFailed    = service.Failed
+	eventRemoved   = service.Removed
+	eventHeartbeat = service.Heartbeat
+	eventCrashed   = service.Crashed
+	eventBooted    = service.Booted
 )
 
 // note queues an event, to be reported before the round ends.
@@ -233,28 +296,29 @@ func (r *round) note(e service.Event) {
 // report sends the events to the service. If that fails they stay for the next
 // check-in.
 func (r *round) report(ctx context.Context) {
-	svc, err := r.service()
-	if err == nil {
-		_, err = r.checkIn(ctx, svc)
-	}
-	if err != nil {
+	if err := r.tell(ctx); err != nil {
 		r.log.InfoContext(ctx, "Cannot report yet", "events", len(r.rec.Events), "err", err)
 	}
 }
 
-// checkIn sends the state and the events of the machine.
-func (r *round) checkIn(ctx context.Context, svc Service) (service.CheckInAnswer, error) {
+// checkIn sends the state and the events of the machine, and besides them events
+// that are not kept if that fails.
+func (r *round) checkIn(ctx context.Context, svc Service, asks ...service.Event) (service.CheckInAnswer, error) {
 	answer, err := svc.CheckIn(ctx, r.token, service.CheckIn{
 		Version:    r.version,
 		Facts:      r.serviceFacts(),
 		Generation: r.rec.Generation,
 		Patch:      r.patch(),
-		Events:     r.rec.Events,
+		Events:     slices.Concat(r.rec.Events, asks),
 	})
 	if err != nil {
 		return answer, err
 	}
-	r.rec.Events = nil
+	r.rec.Events, r.let = nil, answer.Go
+	r.rec.Interval = time.Duration(min(max(answer.IntervalSeconds, 0), int64(maxInterval/time.Second))) * time.Second
+	if answer.Tier != "" && patch.CheckWord("a tier", answer.Tier) == nil {
+		r.rec.Tier = answer.Tier
+	}
 	return answer, nil
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,8 +83,11 @@ func (a *Agent) kernelStatus() status.Kernel {
 	if len(a.rec.Unpatched) > 0 && (p.State == status.Applied || p.State == status.NothingToApply) {
 		p.State = status.KernelUpgradeRequired
 	}
-	if l != nil {
+	if l = cmp.Or(l, a.live.leaving()); l != nil {
 		a.addStanding(p, l)
+	}
+	if p.State == status.Applied && len(a.complaints(l)) > 0 {
+		p.State = status.AppliedWithBug
 	}
 	return k
 }
@@ -95,10 +99,14 @@ func (a *Agent) addStanding(p *status.Livepatch, l *loader.Livepatch) {
 	if soak := a.rec.Soak; l.Standing == loader.Trial && soak != nil && soak.Digest == l.Digest {
 		p.SoakLeft = max(time.Until(l.Inserted.Add(soak.For)), 0)
 	}
-	if l.State != loader.Enabling {
+	t := &status.Transition{Direction: status.Enabling, Since: l.Inserted, BlockerCount: l.BlockerCount}
+	switch l.State {
+	case loader.Enabling:
+	case loader.Disabling:
+		t.Direction, t.Since = status.Disabling, time.Time{} // when that began is not known
+	default:
 		return
 	}
-	t := &status.Transition{Direction: status.Enabling, Since: l.Inserted, BlockerCount: l.BlockerCount}
 	for _, b := range l.Blockers {
 		t.Blockers = append(t.Blockers, status.Blocker{TID: b.TID, Task: b.Comm, State: b.State})
 	}
@@ -150,6 +158,11 @@ func (a *Agent) notices() []status.Notice {
 	if err := a.live.trouble; err != nil {
 		n = append(n, status.Notice{Message: "not checked in since the start of the agent: " + err.Error(), Hint: a.hint(err)})
 	}
+	n = append(n, a.modeNotices()...)
+	for _, h := range a.rec.Holds {
+		n = append(n, status.Notice{Message: h.Message, Hint: h.Hint})
+	}
+	n = append(n, a.patchNotices()...)
 	n = append(n, a.signingNotices()...)
 	if len(a.rec.Unpatched) > 0 {
 		n = append(n, status.Notice{

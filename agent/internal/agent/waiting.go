@@ -28,9 +28,10 @@ type waiting struct {
 }
 
 // mayWait tells whether an enrolment that failed may succeed later without
-// anybody's doing: the service was not reached, or the clock is not set yet.
+// anybody's doing, or with it: the service was not reached, the clock is not set yet,
+// or network access is switched off.
 func mayWait(err error) bool {
-	return isAway(err) || mayBeTooEarly(err)
+	return isAway(err) || mayBeTooEarly(err) || errors.Is(err, errMode)
 }
 
 // isRefusal tells whether the service has looked at the auth token and said no.

@@ -28,6 +28,9 @@ const (
 	TLSPatchDownload = "tls-patch-download"
 	CutoffDate       = "cutoff-date"
 	PatchDelay       = "patch-delay"
+	SkipPatches      = "skip-patches"
+	PinPatch         = "pin-patch"
+	Maintenance      = "maintenance-window"
 )
 
 // The defaults that are not a zero value.
@@ -85,6 +88,10 @@ type Config struct {
 	CutoffDate time.Time     // patches added later are held back; zero: none are
 	PatchDelay time.Duration // patches younger than this are held back
 
+	SkipPatches []string // versions that are held back
+	PinPatch    string   // versions after this one are held back; "": none are
+	Maintenance Windows  // patches are inserted only inside; none: at any time
+
 	set     map[string]string // what the operator chose, in canonical form
 	unknown []*yaml.Node      // pairs of the file that this version does not know
 }
@@ -131,7 +138,7 @@ func Keys() []string {
 func Order(names []string) []string {
 	effect := []string{
 		LogLevel, HTTPProxy, HTTPSProxy, NoProxy, CACerts, DialTimeout, TLSPatchDownload,
-		CutoffDate, PatchDelay, CheckInterval, RemoteServer,
+		CutoffDate, PatchDelay, SkipPatches, PinPatch, Maintenance, CheckInterval, RemoteServer,
 	}
 	rank := func(name string) int {
 		if i := slices.Index(effect, name); i >= 0 {

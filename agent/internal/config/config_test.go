@@ -73,6 +73,9 @@ func TestListIsInTheDocumentedOrder(t *testing.T) {
 		{Key: "tls-patch-download", Value: "false"},
 		{Key: "cutoff-date", Value: ""},
 		{Key: "patch-delay", Value: "0"},
+		{Key: "skip-patches", Value: ""},
+		{Key: "pin-patch", Value: ""},
+		{Key: "maintenance-window", Value: ""},
 	}
 	if diff := cmp.Diff(want, config.Default().List()); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
@@ -146,6 +149,13 @@ func TestSet(t *testing.T) {
 		"a request for one":          {"ca-certs", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", "", `cannot set ca-certs: there is a "CERTIFICATE REQUEST" in it, need certificates in PEM form`},
 		"too many certificates":      {"ca-certs", strings.Repeat("x", 1<<20+1), "", "cannot set ca-certs: 1048577 bytes are too many, need at most 1048576"},
 
+		"versions to skip":          {"skip-patches", " 113.1, 114.1,", "113.1,114.1", ""},
+		"a name among them":         {"skip-patches", "113.1,the bad one", "", `cannot set skip-patches: "the bad one" is not a version, need versions of patches separated by commas, such as 113.1,114.1`},
+		"no version among them":     {"skip-patches", ",", "", `cannot set skip-patches: "," names 0 versions, need 1 to 200, such as 113.1,114.1`},
+		"a version to stay at":      {"pin-patch", "113.1", "113.1", ""},
+		"two of them":               {"pin-patch", "113.1,114.1", "", `cannot set pin-patch: "113.1,114.1" is not a version, need that of a patch, such as 113.1`},
+		"a maintenance window":      {"maintenance-window", "SUN 02:00-04:00,daily 22:00-06:00", "Sun 02:00-04:00, daily 22:00-06:00", ""},
+		"no maintenance window":     {"maintenance-window", "at night", "", `cannot set maintenance-window: "at night" is not a window, need a day and two times, such as Sun 02:00-04:00 or daily 22:00-06:00`},
 		"a key that does not exist": {"interval", "30", "", `cannot set "interval": there is no such key`},
 	}
 	for name, tc := range tests {
@@ -197,6 +207,7 @@ func TestSetFillsTheFields(t *testing.T) {
 		"http-proxy": "http://a:1", "https-proxy": "http://b:2", "no-proxy": "c", "remote-server": "https://d/",
 		"ca-certs": ca, "dial-timeout": "3s", "check-interval": "120", "log-level": "info",
 		"tls-patch-download": "true", "cutoff-date": "2024-02-01T00:00:00Z", "patch-delay": "1d",
+		"skip-patches": "1.1,2.1", "pin-patch": "3.1", "maintenance-window": "Sun 02:00-04:00",
 	} {
 		if err := c.Set(key, value); err != nil {
 			t.Fatal(err)
@@ -207,6 +218,8 @@ func TestSetFillsTheFields(t *testing.T) {
 		CACerts: ca, DialTimeout: 3 * time.Second, CheckInterval: 2 * time.Hour, CheckIntervalSet: true,
 		LogLevel: config.Info, TLSPatchDownload: true,
 		CutoffDate: time.Date(2024, 2, 1, 0, 0, 0, 0, time.UTC), PatchDelay: 24 * time.Hour,
+		SkipPatches: []string{"1.1", "2.1"}, PinPatch: "3.1",
+		Maintenance: config.Windows{{Days: []time.Weekday{time.Sunday}, From: 2 * time.Hour, To: 4 * time.Hour}},
 	}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("fields (-want +got):\n%s", diff)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"livepatch/internal/patch"
 )
 
 // Limits on values.
@@ -21,6 +23,7 @@ const (
 	maxDialTimeout   = time.Hour
 	maxPatchDelay    = 52 * 7 * 24 * time.Hour
 	maxValue         = 1 << 20 // bytes, of the longest: ca-certs
+	maxSkipped       = 200     // versions in skip-patches
 )
 
 // A key is one thing that can be configured.
@@ -45,6 +48,9 @@ var keys = []key{
 	{TLSPatchDownload, "false", putTLSPatchDownload},
 	{CutoffDate, "", putCutoffDate},
 	{PatchDelay, "0", putPatchDelay},
+	{SkipPatches, "", putSkipPatches},
+	{PinPatch, "", putPinPatch},
+	{Maintenance, "", putMaintenance},
 }
 
 func lookup(name string) (key, error) {
@@ -349,6 +355,41 @@ func formatDelay(d time.Duration) string {
 		}
 	}
 	return out.String()
+}
+
+func putSkipPatches(c *Config, v string) (string, error) {
+	var versions []string
+	for version := range strings.SplitSeq(v, ",") {
+		if version = strings.TrimSpace(version); version == "" {
+			continue
+		}
+		if err := patch.CheckWord("a version", version); err != nil {
+			return "", fmt.Errorf("%.40q is not a version, need versions of patches separated by commas, such as 113.1,114.1", version)
+		}
+		versions = append(versions, version)
+	}
+	if len(versions) == 0 || len(versions) > maxSkipped {
+		return "", fmt.Errorf("%.40q names %d versions, need 1 to %d, such as 113.1,114.1", v, len(versions), maxSkipped)
+	}
+	c.SkipPatches = versions
+	return strings.Join(versions, ","), nil
+}
+
+func putPinPatch(c *Config, v string) (string, error) {
+	if err := patch.CheckWord("a version", v); err != nil {
+		return "", fmt.Errorf("%.40q is not a version, need that of a patch, such as 113.1", v)
+	}
+	c.PinPatch = v
+	return v, nil
+}
+
+func putMaintenance(c *Config, v string) (string, error) {
+	windows, err := ParseWindows(v)
+	if err != nil {
+		return "", err
+	}
+	c.Maintenance = windows
+	return windows.String(), nil
 }
 
 // formatDuration writes d without parts that are zero: "1h", not "1h0m0s".

@@ -3,6 +3,7 @@ package loader
 import (
 	"strings"
 
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	loaderv1 "livepatch/proto/loader/v1"
 )
@@ -22,6 +23,11 @@ func fromStatus(r *loaderv1.StatusResponse) Status {
 			RevokedKeys:        k.GetRevokedKeys(),
 		},
 		RootVersion: r.GetRootVersion(),
+		CleanBoot:   r.GetCleanBoot(),
+	}
+	s.Mode, _ = kernel.ParseMode(r.GetMode())
+	for _, c := range r.GetComplaints() {
+		s.Complaints = append(s.Complaints, Complaint{c.GetName(), c.GetSignature(), c.GetMessage(), c.GetBootId()})
 	}
 	if k != nil && k.SecureBoot != nil {
 		on := k.GetSecureBoot()

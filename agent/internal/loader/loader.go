@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/internal/rpcerr"
 	loaderv1 "livepatch/proto/loader/v1"
@@ -80,7 +81,18 @@ const (
 type Status struct {
 	Kernel      Kernel
 	Livepatches []Livepatch
-	RootVersion int64 // of the newest TUF root that the loader trusts
+	RootVersion int64  // of the newest TUF root that the loader trusts
+	CleanBoot   string // the last boot that ended with a clean shutdown, "" if none did
+	Complaints  []Complaint
+	Mode        kernel.Mode // what the operator has switched off
+}
+
+// A Complaint is what the kernel has said against a livepatch of ours.
+type Complaint struct {
+	Name      string // of the module
+	Signature string // what makes two of them the same on different machines
+	Message   string // the kernel's words
+	BootID    string // "" for a record of an earlier boot
 }
 
 // A Kernel tells which kernel runs and what it lets in.

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"livepatch/agent/internal/loader"
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/internal/rpcerr"
 	loaderv1 "livepatch/proto/loader/v1"
@@ -34,6 +35,9 @@ type Fake struct {
 	Kernel      loader.Kernel
 	Livepatches []loader.Livepatch
 	RootVersion int64
+	CleanBoot   string
+	Complaints  []loader.Complaint
+	Mode        kernel.Mode
 
 	Err      error // of every call
 	ApplyErr error // of Apply, after it has received everything
@@ -93,7 +97,10 @@ func (f *Fake) Status(context.Context) (loader.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.Calls = append(f.Calls, "status")
-	return loader.Status{Kernel: f.Kernel, Livepatches: slices.Clone(f.Livepatches), RootVersion: f.RootVersion}, f.Err
+	return loader.Status{
+		Kernel: f.Kernel, Livepatches: slices.Clone(f.Livepatches), RootVersion: f.RootVersion,
+		CleanBoot: f.CleanBoot, Complaints: slices.Clone(f.Complaints), Mode: f.Mode,
+	}, f.Err
 }
 
 // Apply is [loader.Client.Apply].
@@ -262,6 +269,10 @@ func (s *server) Status(ctx context.Context, _ *loaderv1.StatusRequest) (*loader
 		SignatureEnforced: st.Kernel.SignatureEnforced, Lockdown: st.Kernel.Lockdown,
 		SecureBoot: st.Kernel.SecureBoot, ModuleKeys: st.Kernel.ModuleKeys, RevokedKeys: st.Kernel.RevokedKeys,
 	}}
+	res.CleanBoot, res.Mode = st.CleanBoot, st.Mode.String()
+	for _, c := range st.Complaints {
+		res.Complaints = append(res.Complaints, &loaderv1.Complaint{Name: c.Name, Signature: c.Signature, Message: c.Message, BootId: c.BootID})
+	}
 	for _, t := range st.Kernel.Taints {
 		res.Kernel.Taints = append(res.Kernel.Taints, &loaderv1.Taint{Bit: int32(t.Bit), Letter: t.Letter, Meaning: t.Meaning, Modules: t.Modules})
 	}

@@ -39,6 +39,7 @@ type Service struct {
 	requests []string
 	checkIns []service.CheckIn
 	answer   service.CheckInAnswer
+	holds    bool
 	override func(http.ResponseWriter, *http.Request) bool
 }
 
@@ -103,6 +104,23 @@ func (s *Service) SetAnswer(a service.CheckInAnswer) {
 	s.answer = a
 }
 
+// Hold makes the service let no machine begin with a patch, or all.
+func (s *Service) Hold(hold bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds = hold
+}
+
+// Go returns the versions that a check-in asks to begin with.
+func Go(c service.CheckIn) (versions []string) {
+	for _, e := range c.Events {
+		if e.Kind == service.Intent {
+			versions = append(versions, e.Version)
+		}
+	}
+	return versions
+}
+
 // Requests returns the requests so far and forgets them: "POST /v1/machines
 // 201".
 func (s *Service) Requests() []string {
@@ -127,7 +145,7 @@ func (s *Service) Events() []string {
 	for _, c := range s.CheckIns() {
 		for _, e := range c.Events {
 			if !seen[e.ID] {
-				events = append(events, strings.TrimSpace(string(e.Kind)+" "+e.Version+" "+e.Reason))
+				events = append(events, strings.Join(strings.Fields(string(e.Kind)+" "+e.Version+" "+e.Reason), " "))
 			}
 			seen[e.ID] = true
 		}
@@ -227,6 +245,9 @@ func (s *Service) machineCall(r *http.Request) (status int, body any) {
 		s.checkIns = append(s.checkIns, c)
 		a := s.answer
 		a.Generation = generation
+		if !s.holds {
+			a.Go = Go(c)
+		}
 		return http.StatusOK, a
 	case "DELETE " + service.PathSelf:
 		if !s.machines[token] {

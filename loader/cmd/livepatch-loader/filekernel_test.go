@@ -19,9 +19,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/loader/internal/gate"
-	"livepatch/loader/internal/kmod"
 )
 
 // TestMain runs the tests of the package; or, where LIVEPATCH_FILE_KERNEL names
@@ -48,7 +48,7 @@ func runOnFiles(ctx context.Context, dir string) error {
 		return fmt.Errorf("cannot reach the kernel made of files: %w", err)
 	}
 	defer conn.Close()
-	return run(ctx, os.Args[1:], fileKernel{conn})
+	return run(ctx, os.Args[1:], fileKernel{conn, filepath.Join(dir, "proc", "kmsg")})
 }
 
 // A fileKernel makes the two system calls of package kmod, on a kernel that is
@@ -57,6 +57,7 @@ func runOnFiles(ctx context.Context, dir string) error {
 // out even if the loader dies meanwhile.
 type fileKernel struct {
 	conn io.ReadWriter // open before the loader enters its sandbox
+	log  string        // file with the kernel's log
 }
 
 // A call is one system call, as tests/lab takes it: a line of JSON. The
@@ -78,7 +79,7 @@ func (k fileKernel) Insert(c *gate.Cleared) error {
 	}
 	name := c.Module().Name
 	if err := k.call(call{"insert", name, hex.EncodeToString(h.Sum(nil))}); err != nil {
-		return fmt.Errorf("cannot insert module %q: %w: %w", name, kmod.Meaning(err), err)
+		return fmt.Errorf("cannot insert module %q: %w: %w", name, kernel.Meaning(err), err)
 	}
 	return nil
 }
@@ -91,9 +92,15 @@ func (k fileKernel) Delete(name string) error {
 	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("cannot unload module %q: %w: it is still in use: %w", name, patch.ErrStalled, err)
 	case err != nil:
-		return fmt.Errorf("cannot unload module %q: %w: %w", name, kmod.Meaning(err), err)
+		return fmt.Errorf("cannot unload module %q: %w: %w", name, kernel.Meaning(err), err)
 	}
 	return nil
+}
+
+// Log implements [livepatch/loader/internal/server.Modules].
+func (k fileKernel) Log() string {
+	b, _ := os.ReadFile(k.log) // "" where the kernel has said nothing
+	return string(b)
 }
 
 func (k fileKernel) call(c call) error {

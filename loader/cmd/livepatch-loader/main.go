@@ -58,6 +58,7 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 	idle := flags.Duration("idle", 30*time.Second, "leave after `this long` without a request")
 	boot := flags.Bool("boot", false, "apply the accepted patch again and leave")
 	shutdown := flags.Bool("shutdown", false, "record that the machine shuts down in good order and leave")
+	forgive := flags.String("forgive", "", "let the agent try the suspect patch of this `name` again and leave")
 	about := flags.Bool("version", false, "print the version and leave")
 	switch err := flags.Parse(args); {
 	case err != nil:
@@ -65,8 +66,7 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 	case flags.NArg() > 0:
 		return fmt.Errorf("cannot use argument %q: only flags are taken", flags.Arg(0))
 	case *about:
-		_, err := fmt.Println("livepatch-loader", version.String())
-		return err
+		return version.Print(os.Stdout, "livepatch-loader")
 	}
 	pinned, err := os.ReadFile(*root)
 	if err != nil {
@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 		return err
 	}
 	defer journal.Close()
-	facts := func() (kernel.Facts, error) { return kernel.Read(os.DirFS(*tree)) }
+	facts := kernel.Reader(os.DirFS(*tree), os.DirFS(*state))
 	running, err := facts()
 	if err != nil {
 		return err
@@ -91,12 +91,9 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 		return journal.MarkCleanShutdown(running.BootID)
 	}
 	srv := &server.Server{
-		Log: log,
-		Gate: &gate.Gate{
-			Kernel: running.Kernel, Memory: journal, PinnedRoot: pinned,
-			Now: time.Now, NotBefore: version.Date(),
-		},
-		Modules: modules, Klp: klp.New(*tree), Journal: journal,
+		Log:     log,
+		Gate:    &gate.Gate{Kernel: running.Kernel, Memory: journal, PinnedRoot: pinned, Now: time.Now, NotBefore: version.Date()},
+		Modules: modules, Klp: klp.New(*tree), Root: os.DirFS(*tree), Journal: journal,
 		Facts: facts, Now: time.Now, Busy: make(chan struct{}, 1),
 	}
 	if err := srv.Resume(ctx); err != nil {
@@ -105,6 +102,8 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 	switch {
 	case *boot:
 		return srv.Reapply(ctx)
+	case *forgive != "":
+		return journal.Forgive(*forgive)
 	case !activated:
 		return errors.New("cannot serve without a socket: it comes from socket activation (sd_listen_fds(3))")
 	}

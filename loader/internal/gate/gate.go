@@ -131,7 +131,7 @@ func (g *Gate) rollouts(set *tuf.Set, m Metadata) (map[string]patch.RolloutState
 	for _, e := range g.Memory.All() {
 		r, err := m.rollout(set, e.Vendor, e.Version)
 		if err == nil {
-			said[e.Name] = r.At(e.Kernel)
+			said[e.Name] = r.ForLoader(e.Kernel, e.ID)
 		} else if !errors.Is(err, patch.ErrNotFound) {
 			return nil, err
 		}

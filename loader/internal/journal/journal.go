@@ -53,6 +53,9 @@ type Entry struct {
 	Proven bool `json:"proven,omitempty"`
 	// Cut is set once the power went while a proven patch was inserted again.
 	Cut bool `json:"cut,omitempty"`
+	// ID is random, and tells nobody: by it the loader draws whether it is one of those
+	// that take the patch back first.
+	ID string `json:"id,omitempty"`
 	// Rollout is the newest signed word about the patch, "" if there was none.
 	Rollout patch.RolloutState `json:"rollout,omitempty"`
 }
@@ -218,6 +221,14 @@ func (j *Journal) Mark(name string, s Standing) error {
 			}
 		}
 	})
+}
+
+// Forgive lets a suspect patch be tried again. It still has to be cleared anew.
+func (j *Journal) Forgive(name string) error {
+	if e, _ := j.Find(name); e.Standing != Suspect {
+		return fmt.Errorf("cannot forgive %q: it is not suspect", name)
+	}
+	return j.Mark(name, Quarantined)
 }
 
 // Accept makes an entry the one that returns at boot. Of those accepted for the

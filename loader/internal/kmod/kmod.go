@@ -1,5 +1,5 @@
 // Package kmod is the two system calls that put modules into the kernel and
-// take them out.
+// take them out, and the one that tells what the kernel has said meanwhile.
 package kmod
 
 import (
@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/loader/internal/gate"
 )
@@ -23,7 +24,7 @@ func (Kernel) Insert(c *gate.Cleared) error {
 		return fmt.Errorf("cannot insert module: %w: it was not cleared", patch.ErrInvalid)
 	}
 	if err := unix.FinitModule(int(file.Fd()), "", 0); err != nil {
-		return fmt.Errorf("cannot insert module %q: %w: %w", c.Module().Name, Meaning(err), err)
+		return fmt.Errorf("cannot insert module %q: %w: %w", c.Module().Name, kernel.Meaning(err), err)
 	}
 	return nil
 }
@@ -40,36 +41,14 @@ func (Kernel) Delete(name string) error {
 	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("cannot unload module %q: %w: it is still in use: %w", name, patch.ErrStalled, err)
 	case err != nil:
-		return fmt.Errorf("cannot unload module %q: %w: %w", name, Meaning(err), err)
+		return fmt.Errorf("cannot unload module %q: %w: %w", name, kernel.Meaning(err), err)
 	}
 	return nil
 }
 
-// meanings tells what finit_module(2) means by an errno when the module is a
-// livepatch: kernel/module/main.c, kernel/module/signing.c and
-// kernel/livepatch/core.c of the kernel tree.
-var meanings = map[unix.Errno]error{
-	unix.ENOEXEC:      patch.ErrBadFormat,       // vermagic or ELF
-	unix.EINVAL:       patch.ErrIncompatible,    // livepatch metadata, a symbol missing or ambiguous, klp_state
-	unix.ENOENT:       patch.ErrUnknownSymbol,   // unresolved symbol
-	unix.EEXIST:       patch.ErrNameTaken,       // module of that name is live
-	unix.EBUSY:        patch.ErrFtraceConflict,  // see Server.insert for its other meaning
-	unix.EKEYREJECTED: patch.ErrModuleSignature, // signature is bad
-	unix.ENOKEY:       patch.ErrModuleSignature, // unsigned, or key not known
-	unix.EBADMSG:      patch.ErrModuleSignature, // signature is malformed
-	unix.ENOPKG:       patch.ErrModuleSignature, // algorithm not supported
-	unix.EPERM:        patch.ErrNotPermitted,    // lockdown, no capability, modules_disabled
-	unix.ENODEV:       patch.ErrNoLivepatch,     // livepatch core not initialised
-	unix.ENOSYS:       patch.ErrNoLivepatch,     // kernel takes no modules
-	unix.ENOMEM:       patch.ErrNoMemory,
-}
-
-// Meaning returns the condition that an errno stands for, [patch.ErrKernel] for
-// one that it does not know.
-func Meaning(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) && meanings[errno] != nil {
-		return meanings[errno]
-	}
-	return patch.ErrKernel
+// Log returns what the kernel has written to its log lately, "" if it does not let us.
+func (Kernel) Log() string {
+	b := make([]byte, 1<<20) // a log of 256 KiB is usual; of a longer one this is the end
+	n, _ := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, b)
+	return string(b[:max(n, 0)])
 }

@@ -18,6 +18,10 @@ import (
 const keep = 1<<unix.CAP_SYS_MODULE | // finit_module and delete_module
 	1<<unix.CAP_DAC_READ_SEARCH // /proc/<pid>/task/<tid>/patch_state of other users, to name what blocks a transition
 
+// wish is one more, without which the loader works and does not hear the kernel:
+// syslog(2), where kernel.dmesg_restrict is set.
+const wish = 1 << unix.CAP_SYSLOG
+
 // limits bound what a client could make us use.
 var limits = map[int]uint64{
 	unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: patch.MaxModule, unix.RLIMIT_NOFILE: 64, unix.RLIMIT_DATA: 512 << 20,
@@ -41,9 +45,10 @@ var calls = confine.Filter{
 	},
 	Refuse: []uintptr{unix.SYS_SOCKET, unix.SYS_EXECVE, unix.SYS_EXECVEAT},
 	If: []confine.Rule{
-		{Call: unix.SYS_CLONE, Mask: unix.CLONE_THREAD, Want: unix.CLONE_THREAD}, // no process
-		{Call: unix.SYS_FINIT_MODULE, Arg: 2, Mask: ^uint32(0)},                  // neither version nor vermagic ignored
-		{Call: unix.SYS_MMAP, Arg: 2, Mask: unix.PROT_EXEC},                      // no code that was not there at the start
+		{Call: unix.SYS_CLONE, Mask: unix.CLONE_THREAD, Want: unix.CLONE_THREAD},     // no process
+		{Call: unix.SYS_FINIT_MODULE, Arg: 2, Mask: ^uint32(0)},                      // neither version nor vermagic ignored
+		{Call: unix.SYS_SYSLOG, Mask: ^uint32(0), Want: unix.SYSLOG_ACTION_READ_ALL}, // which changes nothing
+		{Call: unix.SYS_MMAP, Arg: 2, Mask: unix.PROT_EXEC},                          // no code that was not there at the start
 		{Call: unix.SYS_MPROTECT, Arg: 2, Mask: unix.PROT_EXEC},
 		{Call: unix.SYS_PRCTL, Mask: ^uint32(0), Want: unix.PR_SET_VMA}, // the runtime names its memory
 	},
@@ -62,7 +67,7 @@ func Enter(log *slog.Logger, tree, state string) error {
 	}
 	err = errors.Join(err, confine.Privileges())
 	if os.Geteuid() == 0 {
-		err = errors.Join(err, confine.Capabilities(keep))
+		err = errors.Join(err, confine.Capabilities(keep, wish))
 	}
 	files := confine.Files(map[string]uint64{
 		filepath.Join(tree, "proc"):                 confine.Read,

@@ -16,7 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var asRoot = os.Geteuid() == 0 // which the sandbox refuses to tell
+// What the sandbox refuses to tell, or changes.
+var (
+	asRoot = os.Geteuid() == 0
+	had    = permitted()
+)
+
+func permitted() uint64 {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		panic(err)
+	}
+	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
+}
 
 // tries are what the test binary does inside the sandbox when LIVEPATCH_TRY names
 // one of them: it is a process of its own, since nobody gets out again.
@@ -51,9 +64,18 @@ var tries = map[string]struct {
 		_, err := os.OpenFile("/proc/sys/kernel/ftrace_enabled", os.O_WRONLY, 0)
 		return err
 	}, "permission denied"},
-	"a link out of its state":    {func(state string) error { return os.Symlink("/", filepath.Join(state, "link")) }, "SIGSYS: bad system call"},
-	"a file of more than 64 MiB": {big, "file too large"},
-	"more than 64 files":         {files, "too many open files"},
+	"a link out of its state":      {func(state string) error { return os.Symlink("/", filepath.Join(state, "link")) }, "SIGSYS: bad system call"},
+	"a file of more than 64 MiB":   {big, "file too large"},
+	"more than 64 files":           {files, "too many open files"},
+	"clearing the kernel's log":    {call(unix.SYS_SYSLOG, unix.SYSLOG_ACTION_CLEAR), "SIGSYS: bad system call"},
+	"waiting for the kernel's log": {call(unix.SYS_SYSLOG, unix.SYSLOG_ACTION_READ), "SIGSYS: bad system call"},
+	"reading the kernel's log": {func(string) error {
+		_, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, make([]byte, 4096))
+		if had&wish == 0 && errors.Is(err, unix.EPERM) {
+			return nil // as outside
+		}
+		return err
+	}, "ok"},
 	"reading /proc":              {func(string) error { _, err := os.ReadFile("/proc/1/status"); return err }, "ok"},
 	"reading /sys":               {func(string) error { _, err := os.ReadFile("/sys/kernel/notes"); return err }, "ok"},
 	"a file in its state":        {func(state string) error { return os.WriteFile(filepath.Join(state, "file"), nil, 0o600) }, "ok"},
@@ -222,7 +244,7 @@ func ifAny(what []string) error {
 func status(string) error {
 	want := []string{"NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t1", "CapAmb:\t0000000000000000"}
 	if asRoot {
-		caps := fmt.Sprintf("%016x", uint64(keep))
+		caps := fmt.Sprintf("%016x", keep|wish&had)
 		want = append(want, "CapInh:\t0000000000000000", "CapPrm:\t"+caps, "CapEff:\t"+caps)
 	}
 	tasks, err := filepath.Glob("/proc/self/task/*/status")

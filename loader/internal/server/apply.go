@@ -93,7 +93,7 @@ func (s *Server) insert(ctx context.Context, c *gate.Cleared) error {
 	e := journal.Entry{
 		Module: c.Module(), Vendor: c.Vendor(), Digest: c.Digest(), Standing: journal.Inserting,
 		BootID: facts.BootID, Inserted: s.Now().UTC(), Proven: same && before.Proven, Cut: before.Cut,
-		Rollout: cmp.Or(before.Rollout, patch.Running),
+		ID: cmp.Or(before.ID, facts.Random), Rollout: cmp.Or(before.Rollout, patch.Running),
 	}
 	if err := inOrder(facts.Ready,
 		func() error { return s.Klp.Settled("") },
@@ -266,6 +266,7 @@ func (s *Server) Resume(ctx context.Context) error {
 		return err
 	}
 	suspects, err := s.Journal.BeginBoot(facts.BootID)
+	s.cleanBoot = s.Journal.CleanBoot
 	for _, name := range suspects {
 		s.Log.ErrorContext(ctx, "Machine went down during the trial of a livepatch; it will not be applied again", "patch", name)
 	}

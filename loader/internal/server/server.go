@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"livepatch/internal/kernel"
+	"livepatch/internal/kmsg"
 	"livepatch/internal/patch"
 	"livepatch/internal/rpcerr"
 	"livepatch/loader/internal/gate"
@@ -28,6 +30,7 @@ import (
 type Modules interface {
 	Insert(*gate.Cleared) error
 	Delete(name string) error
+	Log() string // what the kernel has said lately
 }
 
 // A Server changes the kernel for one request at a time.
@@ -38,6 +41,7 @@ type Server struct {
 	Gate    *gate.Gate
 	Modules Modules
 	Klp     *klp.Kernel
+	Root    fs.FS // of the kernel's files
 	Journal *journal.Journal
 	Facts   func() (kernel.Facts, error) // of the running kernel, now
 	Now     func() time.Time
@@ -46,6 +50,8 @@ type Server struct {
 	// is 1. The kernel allows one livepatch transition at a time, so a second
 	// request is refused at once rather than queued behind it.
 	Busy chan struct{}
+
+	cleanBoot string // the last one, before this, that ended with a clean shutdown
 }
 
 // How long a call waits for a transition. The transition itself is never cut
@@ -231,11 +237,11 @@ func (s *Server) report() (*loaderv1.StatusResponse, error) {
 			names = append(names, e.Name)
 		}
 	}
-	resp := &loaderv1.StatusResponse{RootVersion: trusted.RootVersion(), Kernel: &loaderv1.Kernel{
+	resp := &loaderv1.StatusResponse{RootVersion: trusted.RootVersion(), CleanBoot: s.cleanBoot, Mode: f.Mode.String(), Kernel: &loaderv1.Kernel{
 		Arch: f.Arch, Release: f.Release, BuildId: string(f.BuildID), BootId: f.BootID,
 		LivepatchSupported: f.Livepatch, FtraceEnabled: f.Ftrace, ModulesDisabled: f.ModulesDisabled,
 		SignatureEnforced: f.SigEnforced, Lockdown: f.Lockdown, SecureBoot: f.SecureBoot, ModuleKeys: f.ModuleKeys, RevokedKeys: f.RevokedKeys,
-	}}
+	}, Complaints: kmsg.Report(s.Root, s.Modules.Log, f.BootID, names)}
 	for _, t := range f.Taints {
 		resp.Kernel.Taints = append(resp.Kernel.Taints, &loaderv1.Taint{Bit: int32(t.Bit), Letter: t.Letter, Meaning: t.Meaning, Modules: t.Modules})
 	}

@@ -30,7 +30,6 @@ import (
 	"livepatch/loader/internal/gate"
 	"livepatch/loader/internal/journal"
 	"livepatch/loader/internal/klp"
-	"livepatch/loader/internal/kmod"
 	"livepatch/loader/internal/server"
 	loaderv1 "livepatch/proto/loader/v1"
 )
@@ -50,6 +49,7 @@ type fakeKernel struct {
 	deleted  []string
 	errno    unix.Errno // what Insert answers
 	hold     bool       // transitions do not end by themselves
+	log      string     // what it has said
 }
 
 func (k *fakeKernel) Insert(c *gate.Cleared) error {
@@ -57,7 +57,7 @@ func (k *fakeKernel) Insert(c *gate.Cleared) error {
 	defer k.mu.Unlock()
 	name := c.Module().Name
 	if k.errno != 0 {
-		return fmt.Errorf("cannot insert module %q: %w: %w", name, kmod.Meaning(k.errno), k.errno)
+		return fmt.Errorf("cannot insert module %q: %w: %w", name, kernel.Meaning(k.errno), k.errno)
 	}
 	k.inserted = append(k.inserted, name)
 	transition := "0\n"
@@ -79,6 +79,12 @@ func (k *fakeKernel) replace() {
 	for _, dir := range all {
 		_ = os.RemoveAll(dir)
 	}
+}
+
+func (k *fakeKernel) Log() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.log
 }
 
 func (k *fakeKernel) Delete(name string) error {
@@ -147,12 +153,12 @@ func (m *machine) restart() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	facts := func() (kernel.Facts, error) { return kernel.Read(os.DirFS(m.kernel.root)) }
+	facts := kernel.Reader(os.DirFS(m.kernel.root), os.DirFS(m.state))
 	now := func() time.Time { return start.Add(time.Minute) }
 	m.server = &server.Server{
 		Log:     slog.New(slog.DiscardHandler),
 		Gate:    &gate.Gate{Kernel: running, Memory: j, PinnedRoot: m.repo.Files().Roots[0], Now: now},
-		Modules: m.kernel, Klp: klp.New(m.kernel.root), Journal: j, Facts: facts, Now: now, Busy: make(chan struct{}, 1),
+		Modules: m.kernel, Klp: klp.New(m.kernel.root), Root: os.DirFS(m.kernel.root), Journal: j, Facts: facts, Now: now, Busy: make(chan struct{}, 1),
 	}
 	if err := m.server.Resume(m.t.Context()); err != nil {
 		m.t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"livepatch/server/internal/admin"
 	"livepatch/server/internal/cli"
+	"livepatch/server/internal/store"
 )
 
 func main() { os.Exit(run()) }
@@ -18,16 +19,16 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return cli.Main(ctx, admin.Command(os.Getenv("LIVEPATCH_DIR"), account()), os.Args[1:], admin.Hint)
+	return cli.Main(ctx, admin.Command(os.Getenv("LIVEPATCH_DIR"), who()), os.Args[1:], admin.Hint)
 }
 
-// account names who runs this program.
-func account() string {
+// who names who runs this program.
+func who() store.Person {
 	login, err := os.ReadFile("/proc/self/loginuid")
 	if err != nil { // a kernel without audit
 		login = nil
 	}
-	return admin.Account(os.Getuid(), string(login), func(uid string) (string, error) {
+	return admin.Who(os.Getuid(), string(login), func(uid string) (string, error) {
 		u, err := user.LookupId(uid)
 		if err != nil {
 			return "", err

@@ -16,6 +16,7 @@ import (
 	"livepatch/server/internal/cli"
 	"livepatch/server/internal/daemon"
 	"livepatch/server/internal/layout"
+	"livepatch/server/internal/notify"
 	"livepatch/server/internal/signer"
 )
 
@@ -56,6 +57,12 @@ func hint(err error) string {
 		return "if nobody else has read it: chmod 600 the file; otherwise have the offline keys sign a root with new online keys"
 	case errors.Is(err, catalog.ErrForeignKeys):
 		return "restore the keys folder that belongs to this database; if the keys were replaced, start with -new-keys and publish a root that names them: livepatch-publish online rotate"
+	case errors.Is(err, notify.ErrSecret):
+		return "make one with: (umask 077; echo whsec_$(openssl rand -base64 32) > FILE), and give the other side the same"
+	case errors.Is(err, notify.ErrOpenSecret):
+		return "if nobody else has read it: chmod 600 the file; otherwise make a new one"
+	case errors.Is(err, notify.ErrURL):
+		return "give an https address; http only for a program on this machine"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another program listens there; choose another address with -listen and -ops-listen"
 	case errors.Is(err, fs.ErrPermission):

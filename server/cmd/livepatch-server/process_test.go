@@ -399,8 +399,11 @@ func (p *process) metric(name string) (value float64) {
 
 func TestRunningServerSignsDecisions(t *testing.T) {
 	dir := newDir(t)
-	publisher := token(t, dir, store.Publisher)
+	publisher, auth := token(t, dir, store.Publisher), token(t, dir, store.Auth)
 	p := start(t, dir)
+	if p.metric("livepatch_controller_leads") != 1 {
+		t.Error("the only server does not run the rule")
+	}
 	r := tuftest.New(time.Now())
 	var done service.Published
 	if status, err := p.send("POST", service.PathPublishMetadata, publisher, servicetest.Publication(r), &done); err != nil || status != http.StatusOK {
@@ -409,17 +412,28 @@ func TestRunningServerSignsDecisions(t *testing.T) {
 	if !addPatch(r, 1).send(p, publisher, &done) {
 		t.Fatal("patch was not published")
 	}
+	// A machine that the patch is for: without one there is nothing to say of the rollout.
+	machine := service.EnrolRequest{MachineID: fmt.Sprintf("%032x", 1), Version: "1", Facts: facts}
+	if status, err := p.send("POST", service.PathMachines, auth, machine, nil); err != nil || status != http.StatusCreated {
+		t.Fatalf("enrolment: %d, %v", status, err)
+	}
+	wait(t, func() bool { return strings.Contains(p.metrics(), "livepatch_rollout_verdict_age_seconds{") })
 	db, err := dir.Database(t.Context()) // as livepatch-admin does
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := catalog.Decide(t.Context(), db, store.Decision{
+	epoch, err := catalog.Decide(t.Context(), db, store.Decision{
 		Vendor: "debian", Version: "1.1", State: patch.Halted, At: time.Now(), By: "alice (uid 1000)",
-	}); err != nil {
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
+	wait(t, func() bool {
+		s, err := db.Counters(t.Context())
+		return err == nil && s.SignedEpoch >= epoch
+	})
 	wait(t, func() bool { return p.metric("livepatch_generation") > float64(done.Generation) })
 	t.Logf("decision was signed after %v", time.Since(begin)) // a second, and a bit
 	for _, role := range []string{"root", "targets", "debian", "debian-*", "rollout", "snapshot", "timestamp"} {
@@ -775,6 +789,7 @@ func checkDocumentedMetrics(t *testing.T, served string) {
 		t.Fatal(err)
 	}
 	for _, name := range metricName.FindAllString(string(reference)+string(guide), -1) {
+		name = strings.TrimSuffix(name, "_bucket") // a histogram is served under the name before it
 		if !strings.Contains(served, "# TYPE "+name+" ") {
 			t.Errorf("a document names the metric %s, which there is not", name)
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +16,8 @@ import (
 
 	"livepatch/server/internal/daemon"
 	"livepatch/server/internal/layout"
+	"livepatch/server/internal/notify"
+	"livepatch/server/internal/rollout"
 )
 
 // serveOptions are the options of serve as they were written.
@@ -22,6 +26,9 @@ type serveOptions struct {
 	dir       string
 	logLevel  string
 	logFormat string
+	rule      string
+	atOnce    bool
+	secrets   string
 }
 
 func serveCommand() *cobra.Command {
@@ -54,7 +61,29 @@ func serveCommand() *cobra.Command {
 	f.BoolVar(&o.NewKeys, "new-keys", false, "start although the published root names other online keys; sign nothing until one that names these is published")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	f.StringVar(&o.Webhook, "webhook", "", "`URL` that is told of decisions about rollouts")
+	f.StringVar(&o.secrets, "webhook-secret-file", "", "`file` with the secret that signs what it is told: a line whsec_BASE64, or several")
+	f.BoolVar(&o.atOnce, "at-once", false, "let every machine have a patch at once, as in a laboratory; it is still halted if it does harm")
+	f.StringVar(&o.rule, "rule", "", "JSON `file` with constants of the rule that widens and halts rollouts, for those that differ from the defaults")
 	return cmd
+}
+
+// params returns the constants of the rule: the defaults, but for what a file says.
+func params(file string) (rollout.Params, error) {
+	p := rollout.Defaults()
+	if file == "" {
+		return p, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return p, fmt.Errorf("-rule: %w", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, fmt.Errorf("-rule: cannot read %s: %w", file, err)
+	}
+	return p, p.Validate()
 }
 
 // complete checks the options and makes of them what Serve takes.
@@ -68,10 +97,22 @@ func (o *serveOptions) complete(stderr io.Writer) error {
 		return fmt.Errorf("-check-interval is %v, need at least 1s", o.Interval)
 	case o.Soak < 0:
 		return fmt.Errorf("-soak is %v, which is less than nothing", o.Soak)
+	case (o.Webhook == "") != (o.secrets == ""):
+		return errors.New("-webhook and -webhook-secret-file go together")
 	case o.MaxConnections < 1:
 		return fmt.Errorf("-max-connections is %d, need at least 1", o.MaxConnections)
 	}
 	o.Dir = layout.Dir(o.dir)
+	var err error
+	if o.Params, err = params(o.rule); err != nil {
+		return err
+	}
+	o.Params.Pace.AtOnce = o.Params.Pace.AtOnce || o.atOnce
+	if o.secrets != "" {
+		if o.WebhookSecrets, err = notify.LoadSecrets(o.secrets); err != nil {
+			return err
+		}
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
 		return fmt.Errorf("-log-level: %w", err)

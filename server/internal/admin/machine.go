@@ -35,10 +35,10 @@ func (a *admin) machineCommand() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("cannot list events: %w", err)
 				}
-				rows := [][]string{{"TIME", "EVENT", "PATCH", "VERSION", "REASON", "MESSAGE"}}
+				rows := [][]string{{"TIME", "EVENT", "PATCH", "VERSION", "REASON", "SIGNATURE", "MESSAGE"}}
 				for _, e := range events {
 					rows = append(rows, []string{
-						e.At.Format(time.RFC3339), string(e.Kind), orDash(e.Name), orDash(e.Version), orDash(e.Reason), orDash(e.Message),
+						e.At.Format(time.RFC3339), string(e.Kind), orDash(e.Name), orDash(e.Version), orDash(e.Reason), orDash(e.Signature), orDash(e.Message),
 					})
 				}
 				return table(cmd.OutOrStdout(), rows)

@@ -12,13 +12,14 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/server/internal/catalog"
+	"livepatch/server/internal/explain"
 	"livepatch/server/internal/store"
 	"livepatch/server/internal/store/sqlite"
 )
 
-// signWait is how long a command waits, unless told otherwise, for the server to
-// sign a decision. A server that runs takes a second.
-const signWait = 5 * time.Second
+// serverWait is how long a command waits, unless told otherwise, for the server to
+// sign a decision or to take a request. A server that runs takes a second.
+const serverWait = 5 * time.Second
 
 func (a *admin) rolloutCommand() *cobra.Command {
 	list := &cobra.Command{
@@ -29,19 +30,9 @@ func (a *admin) rolloutCommand() *cobra.Command {
 			return a.with(cmd.Context(), func(db *sqlite.DB) error { return listRollouts(cmd, db) })
 		},
 	}
-	log := &cobra.Command{
-		Use:   "log",
-		Short: "List who decided what, oldest first",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), func(db *sqlite.DB) error { return listDecisions(cmd, db) })
-		},
-	}
 	return group("rollout", "Rollouts of patches",
-		list, log,
-		a.decideCommand("halt", patch.Halted, "Let no further machine have a patch"),
-		a.decideCommand("resume", patch.Running, "Let a halted patch go on"),
-		a.decideCommand("revoke", patch.Revoked, "Take a patch back from all machines, for ever"),
+		list, a.showCommand(), a.logCommand(), a.replayCommand(),
+		a.haltCommand(), a.resumeCommand(), a.releaseCommand(), a.revokeRolloutCommand(),
 	)
 }
 
@@ -49,10 +40,17 @@ func listRollouts(cmd *cobra.Command, db *sqlite.DB) error {
 	rows := [][]string{{"VENDOR", "VERSION", "STATE", "SINCE", "CREATED"}}
 	err := db.View(cmd.Context(), func(tx store.Tx) error {
 		rollouts, err := tx.Rollouts(cmd.Context())
-		for _, r := range rollouts {
-			rows = append(rows, []string{r.Vendor, r.Version, string(r.State), when(r.Updated, "-"), when(r.Created, "-")})
+		if err != nil {
+			return err
 		}
-		return err
+		for _, r := range rollouts {
+			stages, err := stagesOf(cmd.Context(), tx, r.Vendor, r.Version)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, []string{r.Vendor, r.Version, stateOf(r, stages.Stages), when(r.Updated, "-"), when(r.Created, "-")})
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("cannot list rollouts: %w", err)
@@ -60,55 +58,75 @@ func listRollouts(cmd *cobra.Command, db *sqlite.DB) error {
 	return table(cmd.OutOrStdout(), rows)
 }
 
-func listDecisions(cmd *cobra.Command, db *sqlite.DB) error {
-	rows := [][]string{{"TIME", "VENDOR", "VERSION", "DECISION", "SIGNED", "BY", "REASON"}}
-	err := db.View(cmd.Context(), func(tx store.Tx) error {
-		state, err := tx.State(cmd.Context())
-		if err != nil {
-			return err
-		}
-		decisions, err := tx.Decisions(cmd.Context(), 0)
-		for _, d := range decisions {
-			signed := "yes"
-			if d.Epoch > state.SignedEpoch {
-				signed = "waits"
-			}
-			rows = append(rows, []string{when(d.At, "-"), d.Vendor, d.Version, string(d.State), signed, d.By, orDash(d.Reason)})
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("cannot list decisions: %w", err)
+// stateOf is the state of a rollout in some words: what people decided of all of it,
+// and what the rule has halted.
+func stateOf(r store.Rollout, stages []store.Stage) string {
+	if r.State == patch.Halted && r.Withdrawal.Share > 0 {
+		return "withdrawn from " + explain.Share(r.Withdrawal.Share)
 	}
-	return table(cmd.OutOrStdout(), rows)
+	units, halted := map[string]bool{}, 0
+	for _, s := range stages {
+		if !units[s.Unit] && s.Halted != "" {
+			halted++
+		}
+		units[s.Unit] = true
+	}
+	switch {
+	case r.State != patch.Running || halted == 0:
+		return string(r.State)
+	case halted == len(units):
+		return "halted by the rule"
+	}
+	return fmt.Sprintf("running, %d of %d units halted", halted, len(units))
 }
 
-func (a *admin) decideCommand(use string, s patch.RolloutState, short string) *cobra.Command {
-	var (
-		wait   time.Duration
-		reason string
-	)
+// A decision is what the commands have in common that decide about all of a rollout.
+type decision struct {
+	reason string
+	wait   time.Duration
+}
+
+func (d *decision) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&d.reason, "reason", "", "why, for the record")
+	cmd.Flags().DurationVar(&d.wait, "wait", serverWait, "how long to wait for the server to act on it")
+}
+
+// decide runs fn, which makes a decision about a rollout, in one transaction, and says
+// whether it is in force. verb is what was to be done, "halt".
+func (a *admin) decide(cmd *cobra.Command, verb string, d decision, args []string, fn func(store.Tx, store.Decision) (int64, error)) error {
+	cannot := fmt.Sprintf("cannot %s rollout of %s", verb, strings.Join(args, " "))
+	if err := checkReason(d.reason); err != nil {
+		return fmt.Errorf("%s: %w", cannot, err)
+	}
+	return a.with(cmd.Context(), func(db *sqlite.DB) error {
+		var epoch int64
+		err := db.Update(cmd.Context(), func(tx store.Tx) (err error) {
+			epoch, err = fn(tx, store.Decision{
+				Vendor: args[0], Version: args[1], At: time.Now(), By: a.who.Account, Reason: d.reason,
+			})
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", cannot, err)
+		}
+		return reportSigned(cmd, db, epoch, d.wait)
+	})
+}
+
+func (a *admin) haltCommand() *cobra.Command {
+	var d decision
 	cmd := &cobra.Command{
-		Use:   use + " VENDOR VERSION",
-		Short: short,
+		Use:   "halt VENDOR VERSION",
+		Short: "Let no further machine have a patch",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkReason(reason); err != nil {
-				return fmt.Errorf("cannot make rollout of %s %s %s: %w", args[0], args[1], s, err)
-			}
-			return a.with(cmd.Context(), func(db *sqlite.DB) error {
-				epoch, err := catalog.Decide(cmd.Context(), db, store.Decision{
-					Vendor: args[0], Version: args[1], State: s, At: time.Now(), By: a.who, Reason: reason,
-				})
-				if err != nil {
-					return err
-				}
-				return reportSigned(cmd, db, epoch, wait)
+			return a.decide(cmd, "halt", d, args, func(tx store.Tx, decided store.Decision) (int64, error) {
+				decided.State = patch.Halted
+				return catalog.DecideIn(cmd.Context(), tx, decided)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
-	cmd.Flags().DurationVar(&wait, "wait", signWait, "how long to wait for the server to sign the decision")
+	d.flags(cmd)
 	return cmd
 }
 
@@ -122,7 +140,10 @@ func checkReason(s string) error {
 
 // reportSigned says whether a decision is in force.
 func reportSigned(cmd *cobra.Command, db *sqlite.DB, epoch int64, wait time.Duration) error {
-	signed, err := waitSigned(cmd.Context(), db, epoch, wait)
+	signed, err := await(cmd.Context(), wait, func(ctx context.Context) (bool, error) {
+		s, err := db.Counters(ctx)
+		return s.SignedEpoch >= epoch, err
+	})
 	if err != nil {
 		return fmt.Errorf("cannot tell whether the decision is signed: %w", err)
 	}
@@ -134,13 +155,14 @@ func reportSigned(cmd *cobra.Command, db *sqlite.DB, epoch int64, wait time.Dura
 	return nil
 }
 
-func waitSigned(ctx context.Context, db *sqlite.DB, epoch int64, wait time.Duration) (bool, error) {
+// await asks ready, again and again for as long as wait, whether what the server does
+// is done. It asks at least once, and an end of ctx ends it like an end of wait.
+func await(ctx context.Context, wait time.Duration, ready func(context.Context) (bool, error)) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		s, err := db.Counters(context.WithoutCancel(ctx))
-		if err != nil || s.SignedEpoch >= epoch {
-			return err == nil, err
+		if done, err := ready(context.WithoutCancel(ctx)); done || err != nil {
+			return done && err == nil, err
 		}
 		select {
 		case <-ctx.Done():

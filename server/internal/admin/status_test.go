@@ -2,7 +2,6 @@ package admin_test
 
 import (
 	"bytes"
-	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +19,7 @@ import (
 // run runs the command on a service and returns what it wrote to stdout.
 func run(t *testing.T, s *servicetest.Service, args ...string) string {
 	t.Helper()
-	cmd := admin.Command(string(s.Dir), "alice (uid 1000)")
+	cmd := admin.Command(string(s.Dir), store.Person{Account: "alice (uid 1000)", ID: "uid 1000"})
 	var stdout bytes.Buffer
 	cmd.SetOut(&stdout)
 	cmd.SetArgs(args)
@@ -55,6 +54,7 @@ timestamp     1        2000-01-02T00:00Z  24h (100%)   ok
 		}
 
 		// No server runs for 23 days, and a decision waits for one.
+		s.StopRule()
 		time.Sleep(23 * 24 * time.Hour)
 		if _, err := catalog.Decide(t.Context(), s.DB, store.Decision{
 			Vendor: "debian", Version: "1.1", State: patch.Halted, At: time.Now(), By: "alice (uid 1000)",
@@ -78,33 +78,4 @@ next step: the server signs its own roles at half of their life: see that it run
 			t.Errorf("status differs (-want +got):\n%s", diff)
 		}
 	})
-}
-
-func TestAccount(t *testing.T) {
-	names := func(uid string) (string, error) {
-		if n, ok := map[string]string{"0": "root", "1000": "alice"}[uid]; ok {
-			return n, nil
-		}
-		return "", errors.New("unknown userid " + uid)
-	}
-	tests := map[string]struct {
-		uid   int
-		login string
-		want  string
-	}{
-		"somebody by themselves":             {1000, "1000\n", "alice (uid 1000)"},
-		"somebody through sudo":              {0, "1000\n", "root (uid 0), logged in as alice (uid 1000)"},
-		"a service that nobody logged in to": {0, "4294967295\n", "root (uid 0)"},
-		"a kernel without audit":             {1000, "", "alice (uid 1000)"},
-		"an account that is gone":            {1007, "1008", "uid 1007, logged in as uid 1008"},
-		"text that is no UID":                {0, "alice\n", "root (uid 0)"},
-		"number that is no UID":              {0, "99999999999\n", "root (uid 0)"},
-	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			if got := admin.Account(tc.uid, tc.login, names); got != tc.want {
-				t.Errorf("account is %q, want %q", got, tc.want)
-			}
-		})
-	}
 }

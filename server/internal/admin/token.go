@@ -17,7 +17,15 @@ import (
 func (a *admin) tokenCommand() *cobra.Command {
 	tier := "stable"
 	create := a.createCommand(store.Auth, "Create a token that enrols machines, and print it", &tier)
-	create.Flags().StringVar(&tier, "tier", tier, "tier of the machines: edge, beta, candidate or stable")
+	create.Flags().StringVar(&tier, "tier", tier, "`tier` of the machines: "+tiers())
+	create.Flags().BoolFunc("no-canary", "have the machines get every patch last; the same as -tier late", func(v string) error {
+		on, err := strconv.ParseBool(v)
+		if on {
+			tier = signer.Late
+		}
+		return err
+	})
+	create.MarkFlagsMutuallyExclusive("tier", "no-canary")
 	return group("token", "Auth tokens, which enrol machines",
 		create, a.listCommand(store.Auth), a.revokeCommand(store.Auth, "Revoke a token, and with it the machines it enrolled"))
 }

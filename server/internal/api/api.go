@@ -3,6 +3,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"livepatch/server/internal/catalog"
 	"livepatch/server/internal/enrolment"
 	"livepatch/server/internal/ops"
+	"livepatch/server/internal/store"
 )
 
 // Config is what the interface is made of. All fields but PrivateFiles are
@@ -21,11 +23,24 @@ type Config struct {
 	Catalog *catalog.Catalog
 	Desk    *enrolment.Desk
 	Metrics *ops.Metrics
+	Rule    Rule
+	Now     func() time.Time
 	// Interval is how long machines wait between two check-ins.
 	Interval time.Duration
 	// PrivateFiles makes the signed files, too, need a machine token. They are
 	// for everybody by default, so that mirrors and caches can carry them.
 	PrivateFiles bool
+}
+
+// A Rule decides which machines may have a patch; [controller.Controller] is one.
+type Rule interface {
+	// Sign returns what it has to know of a check-in, nil for nothing.
+	Sign(who store.Identity, r store.Report) *store.Sign
+	// Await returns its answer once that is kept; Forget says that it was not kept.
+	Await(ctx context.Context, s *store.Sign) store.Answer
+	Forget(s *store.Sign)
+	// Enrolled says that a machine has enrolled or left, and waits until that is known.
+	Enrolled(ctx context.Context)
 }
 
 // An API answers requests. It is safe for concurrent use.

@@ -55,13 +55,14 @@ func (a *API) enrol(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		var err error
-		answered, err = a.Desk.Enrol(r.Context(), token, req, time.Now())
+		answered, err = a.Desk.Enrol(r.Context(), token, req, a.Now())
 		return err
 	})
 	a.Metrics.Enrolment(err == nil)
 	if err != nil {
 		return err
 	}
+	a.Rule.Enrolled(r.Context())
 	return answer(w, http.StatusCreated, answered)
 }
 
@@ -95,15 +96,32 @@ func (a *API) checkIn(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, service.MaxJSON, &req); err != nil {
 		return err
 	}
-	if err := a.Desk.CheckIn(r.Context(), who, req, time.Now()); err != nil {
+	report, err := enrolment.Report(req, a.Now())
+	if err != nil {
+		return err
+	}
+	report.Sign = a.Rule.Sign(who, report)
+	if err := a.Desk.CheckIn(r.Context(), who, report); err != nil {
+		a.Rule.Forget(report.Sign)
 		return err
 	}
 	a.Metrics.CheckIn(len(req.Events))
+	may := a.Rule.Await(r.Context(), report.Sign)
 	return answer(w, http.StatusOK, service.CheckInAnswer{
-		IntervalSeconds: int64(a.Interval / time.Second),
+		IntervalSeconds: a.interval(may),
 		Generation:      a.Catalog.Generation(),
 		Tier:            who.Tier,
+		Go:              may.Go,
 	})
+}
+
+// interval returns after how many seconds a machine is to check in again.
+func (a *API) interval(may store.Answer) int64 {
+	usual := int64(a.Interval / time.Second)
+	if may.Wait > 0 {
+		return min(usual, may.Wait)
+	}
+	return usual
 }
 
 // supportedMaxAge is how long an answer about a kernel may be kept, in seconds.
@@ -115,7 +133,7 @@ func (a *API) supported(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	s, err := a.Catalog.Supported(r.Context(), catalog.Question{
 		Version: q.Get("kernel-version"), Flavour: q.Get("flavour"), Arch: q.Get("architecture"),
-	}, time.Now())
+	}, a.Now())
 	if err != nil {
 		return err
 	}

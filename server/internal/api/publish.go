@@ -13,7 +13,7 @@ import (
 func (a *API) publisher(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if err := a.limited(r, func(token string) error {
-			return a.Desk.Publisher(r.Context(), token, time.Now())
+			return a.Desk.Publisher(r.Context(), token, a.Now())
 		}); err != nil {
 			return err
 		}

@@ -41,6 +41,7 @@ type database interface {
 	ForgetTargets(ctx context.Context, before time.Time) (int64, error)
 	Named(ctx context.Context, d patch.Digest) (bool, error)
 	ForgetEvents(ctx context.Context, before time.Time) (int64, error)
+	ForgetSteps(ctx context.Context, before time.Time) (int64, error)
 }
 
 // A Catalog is safe for concurrent use.
@@ -50,6 +51,13 @@ type Catalog struct {
 	blobs  *blob.Store
 	signer *signer.Signer
 	soak   time.Duration
+
+	// Now is the clock; Published is called after each publication. They may be
+	// replaced before the catalog is used.
+	Now       func() time.Time
+	Published func()
+
+	refreshing sync.Mutex // held by Refresh, which is not to sign twice what is due once
 
 	view     atomic.Pointer[view]
 	failures atomic.Int64 // of signing, since the start
@@ -74,7 +82,7 @@ type view struct {
 // machines. The error matches [ErrForeignKeys] if sign's keys are not those of
 // the published root.
 func Open(ctx context.Context, log *slog.Logger, db database, blobs *blob.Store, sign *signer.Signer, soak time.Duration) (*Catalog, error) {
-	c := &Catalog{log: log, db: db, blobs: blobs, signer: sign, soak: soak}
+	c := &Catalog{log: log, db: db, blobs: blobs, signer: sign, soak: soak, Now: time.Now, Published: func() {}}
 	if err := c.reload(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open catalog: %w", err)
 	}
@@ -88,7 +96,7 @@ func Open(ctx context.Context, log *slog.Logger, db database, blobs *blob.Store,
 // a root that names sign's keys is published, it serves what there is, and signs
 // nothing; each attempt of [Catalog.Refresh] to sign says why.
 func OpenForNewKeys(ctx context.Context, log *slog.Logger, db database, blobs *blob.Store, sign *signer.Signer, soak time.Duration) (*Catalog, error) {
-	c := &Catalog{log: log, db: db, blobs: blobs, signer: sign, soak: soak}
+	c := &Catalog{log: log, db: db, blobs: blobs, signer: sign, soak: soak, Now: time.Now, Published: func() {}}
 	if err := c.reload(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open catalog: %w", err)
 	}

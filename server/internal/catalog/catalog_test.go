@@ -24,6 +24,7 @@ import (
 	"livepatch/internal/tuftest"
 	"livepatch/server/internal/catalog"
 	"livepatch/server/internal/servicetest"
+	"livepatch/server/internal/signer"
 	"livepatch/server/internal/store"
 )
 
@@ -113,9 +114,9 @@ func TestPublicationIsServedAsMachinesVerifyIt(t *testing.T) {
 	if got.State != patch.Running || got.SoakSeconds != int64(servicetest.Soak/time.Second) {
 		t.Errorf("rollout is %+v", got)
 	}
-	for _, tier := range []string{"edge", "beta", "candidate", "stable"} {
-		if !got.Admits(patch.Kernel{}, tier, "00112233445566778899aabbccddeeff") {
-			t.Errorf("tier %s does not get the patch", tier)
+	for _, tier := range signer.Tiers {
+		if got.Admits(servicetest.Kernel(53), tier, "00112233445566778899aabbccddeeff") {
+			t.Errorf("tier %s gets the patch before the rule has let it", tier)
 		}
 	}
 	for path, content := range r.Content {

@@ -29,7 +29,7 @@ func (c *Catalog) Age(d time.Duration) {
 
 // With returns a catalog with c's view on another database.
 func (c *Catalog) With(db Database) *Catalog {
-	other := &Catalog{log: slog.New(slog.DiscardHandler), db: db, blobs: c.blobs, signer: c.signer}
+	other := &Catalog{log: slog.New(slog.DiscardHandler), db: db, blobs: c.blobs, signer: c.signer, Now: c.Now, Published: c.Published}
 	v := *c.view.Load()
 	other.view.Store(&v)
 	return other

@@ -80,7 +80,7 @@ func (c *Catalog) Upload(ctx context.Context, path string, d patch.Digest, r io.
 	}
 	n, err := c.blobs.Put(d, r, limit)
 	if err == nil {
-		err = c.addTarget(ctx, store.Target{Path: path, Digest: d, Length: n, Uploaded: time.Now()})
+		err = c.addTarget(ctx, store.Target{Path: path, Digest: d, Length: n, Uploaded: c.Now()})
 	}
 	if err != nil {
 		return fmt.Errorf("cannot upload %q: %w", path, err)
@@ -106,6 +106,7 @@ const (
 	keepFiles   = 7 * 24 * time.Hour
 	keepUploads = 24 * time.Hour
 	keepEvents  = 400 * 24 * time.Hour
+	keepSteps   = 30 * 24 * time.Hour // what decisions were made from is in the verdicts
 	cleanEvery  = time.Hour
 )
 
@@ -117,7 +118,7 @@ func (c *Catalog) Clean(ctx context.Context) {
 			return
 		case <-time.After(cleanEvery):
 		}
-		if err := c.clean(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		if err := c.clean(ctx, c.Now()); err != nil && ctx.Err() == nil {
 			c.log.ErrorContext(ctx, "Cannot delete old files", "err", err)
 		}
 	}
@@ -126,7 +127,8 @@ func (c *Catalog) Clean(ctx context.Context) {
 func (c *Catalog) clean(ctx context.Context, now time.Time) error {
 	_, errFiles := c.db.ForgetFiles(ctx, now.Add(-keepFiles))
 	_, errEvents := c.db.ForgetEvents(ctx, now.Add(-keepEvents))
-	return errors.Join(errFiles, errEvents, c.cleanUploads(ctx, now.Add(-keepUploads)))
+	_, errSteps := c.db.ForgetSteps(ctx, now.Add(-keepSteps))
+	return errors.Join(errFiles, errEvents, errSteps, c.cleanUploads(ctx, now.Add(-keepUploads)))
 }
 
 // cleanUploads forgets uploads that no publication has named, and blobs without

@@ -52,6 +52,7 @@ func (c *Catalog) Publish(ctx context.Context, p service.Publication) (service.P
 		if err := c.commit(ctx, change); err != nil {
 			return service.Published{}, fmt.Errorf("cannot publish: %w", err)
 		}
+		c.Published()
 	}
 	view := c.view.Load()
 	return service.Published{
@@ -108,7 +109,7 @@ func parseFiles(p service.Publication) ([]offline, error) {
 // commit writes a change and signs what follows from it, in one transaction.
 func (c *Catalog) commit(ctx context.Context, ch *change) error {
 	var decided []store.Decision
-	now := time.Now()
+	now := c.Now()
 	err := c.db.Update(ctx, func(tx store.Tx) error {
 		state, err := tx.State(ctx)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/server/internal/expiry"
+	"livepatch/server/internal/notify"
 	"livepatch/server/internal/signer"
 	"livepatch/server/internal/store"
 )
@@ -39,7 +40,7 @@ func (c *Catalog) Run(ctx context.Context) {
 			c.failures.Add(1)
 			c.log.ErrorContext(ctx, "Cannot keep signed files fresh", "retry_in", wait, "err", err)
 		}
-		watch.Look(ctx, c.Expiring(), time.Now())
+		watch.Look(ctx, c.Expiring(), c.Now())
 		select {
 		case <-ctx.Done():
 			return
@@ -50,6 +51,8 @@ func (c *Catalog) Run(ctx context.Context) {
 
 // Refresh signs what is due, and takes over what another process has changed.
 func (c *Catalog) Refresh(ctx context.Context) error {
+	c.refreshing.Lock()
+	defer c.refreshing.Unlock()
 	s, err := c.db.Counters(ctx)
 	if err != nil {
 		return err
@@ -59,7 +62,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.Epoch == s.SignedEpoch && !c.due(time.Now()) {
+	if s.Epoch == s.SignedEpoch && !c.due(c.Now()) {
 		return nil
 	}
 	// What other keys than the root's sign helps nobody, and hides what does.
@@ -68,7 +71,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 	}
 	var decided []store.Decision
 	err = c.db.Update(ctx, func(tx store.Tx) (err error) {
-		decided, err = c.sign(ctx, tx, time.Now())
+		decided, err = c.sign(ctx, tx, c.Now())
 		return err
 	})
 	if err != nil {
@@ -86,7 +89,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 func (c *Catalog) logDecisions(ctx context.Context, decided []store.Decision) {
 	for _, d := range decided {
 		c.log.InfoContext(ctx, "Signed decision about a rollout", "vendor", d.Vendor, "version", d.Version,
-			"state", string(d.State), "decided_by", d.By, "reason", d.Reason, "at", d.At, "epoch", d.Epoch)
+			"state", string(d.State), "decided_by", d.By, "reason", d.Reason, "at", d.At, "epoch", d.Epoch, "withdraw", d.Withdraw)
 	}
 }
 
@@ -183,8 +186,8 @@ func after(ctx context.Context, tx store.Tx, state store.State, now time.Time) (
 
 // Conditions of [Decide].
 var (
-	// ErrRevoked means that a revoked rollout was to be resumed. Machines have
-	// given the patch up by then; what comes back is a new version.
+	// ErrRevoked means that a rollout was to be resumed that is revoked, or about to
+	// be. Machines have given the patch up by then; what comes back is a new version.
 	ErrRevoked = errors.New("a revoked patch does not come back")
 	// ErrUnchanged means that the rollout is in that state already.
 	ErrUnchanged = errors.New("rollout is in that state already")
@@ -196,22 +199,30 @@ var (
 // within some seconds.
 func Decide(ctx context.Context, db updater, d store.Decision) (epoch int64, err error) {
 	err = db.Update(ctx, func(tx store.Tx) error {
-		have, err := tx.Rollout(ctx, d.Vendor, d.Version)
-		switch {
-		case err != nil:
-			return err
-		case have.State == d.State:
-			return ErrUnchanged
-		case have.State == patch.Revoked:
-			return ErrRevoked
-		}
-		epoch, err = tx.SetRollout(ctx, d)
+		epoch, err = DecideIn(ctx, tx, d)
 		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("cannot make rollout of %s %s %s: %w", d.Vendor, d.Version, d.State, err)
 	}
 	return epoch, nil
+}
+
+// DecideIn is [Decide] as a part of a transaction.
+func DecideIn(ctx context.Context, tx store.Tx, d store.Decision) (epoch int64, err error) {
+	have, err := tx.Rollout(ctx, d.Vendor, d.Version)
+	switch {
+	case err != nil:
+		return 0, err
+	case have.State == d.State:
+		return 0, ErrUnchanged
+	case have.State == patch.Revoked, have.Withdrawal.Share > 0 && d.State == patch.Running:
+		return 0, ErrRevoked
+	}
+	if epoch, err = tx.SetRollout(ctx, d); err != nil {
+		return 0, err
+	}
+	return epoch, notify.Decided(ctx, tx, d)
 }
 
 type updater interface {

@@ -53,7 +53,7 @@ func (c *Catalog) verify(ctx context.Context, files []offline) (ch *change, err 
 			return err
 		}
 		p := &proposal{
-			c: c, now: time.Now(), tx: tx, state: state, new: map[string]offline{},
+			c: c, now: c.Now(), tx: tx, state: state, new: map[string]offline{},
 			change: &change{base: state.Publication, versions: map[version]bool{}}, probes: map[string]string{},
 		}
 		if err := p.admit(ctx, files); err != nil {

@@ -18,9 +18,12 @@ import (
 	"livepatch/server/internal/api"
 	"livepatch/server/internal/catalog"
 	"livepatch/server/internal/certs"
+	"livepatch/server/internal/controller"
 	"livepatch/server/internal/enrolment"
 	"livepatch/server/internal/layout"
+	"livepatch/server/internal/notify"
 	"livepatch/server/internal/ops"
+	"livepatch/server/internal/rollout"
 	"livepatch/server/internal/signer"
 	"livepatch/server/internal/store/sqlite"
 )
@@ -53,7 +56,10 @@ type Config struct {
 	Soak           time.Duration // that a patch stays on trial
 	MaxConnections int
 	PrivateFiles   bool
-	NewKeys        bool // the online keys were replaced; wait for a root that names them
+	Params         rollout.Params // of the rule that widens and halts
+	Webhook        string         // address of who is told of decisions; "" for nobody
+	WebhookSecrets [][]byte       // that sign what it is told
+	NewKeys        bool           // the online keys were replaced; wait for a root that names them
 }
 
 // A service is what Serve opens.
@@ -61,6 +67,8 @@ type service struct {
 	Config
 	db      *sqlite.DB
 	catalog *catalog.Catalog
+	rule    *controller.Controller
+	sender  *notify.Sender
 	metrics *ops.Metrics
 	pair    *certs.Pair
 }
@@ -84,7 +92,13 @@ func Serve(ctx context.Context, c Config) (err error) {
 	if err := s.catalog.Refresh(ctx); err != nil {
 		s.Log.ErrorContext(ctx, "Cannot sign", "err", err)
 	}
+	// Nor may what was reported while nobody served wait for the first request.
+	if err := s.rule.Round(ctx); err != nil {
+		s.Log.ErrorContext(ctx, "Cannot run the rule", "err", err)
+	}
 	work.Go(func() { s.catalog.Run(background) })
+	work.Go(func() { s.rule.Run(background) })
+	work.Go(func() { s.sender.Run(background) })
 	work.Go(func() { s.catalog.Clean(background) })
 	work.Go(func() { s.pair.Watch(background, s.Reload) })
 	if err := s.listen(ctx); err != nil {
@@ -117,6 +131,18 @@ func open(ctx context.Context, c Config) (_ *service, err error) {
 	if err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
+	s.rule, err = controller.New(controller.Config{
+		Log: c.Log, DB: s.db, Params: c.Params, Tiers: controller.Tiers(), SignFiles: s.catalog.Refresh, Now: time.Now,
+		Metrics: s.metrics,
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	s.catalog.Published = s.rule.Poke
+	s.sender, err = notify.New(c.Log, s.db, notify.Config{URL: c.Webhook, Secrets: c.WebhookSecrets, Now: time.Now})
+	if err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
 	s.gauges()
 	return s, nil
 }
@@ -135,11 +161,22 @@ func loadPair(c Config) (*certs.Pair, error) {
 func (s *service) gauges() {
 	m := s.metrics
 	m.Expiring(s.catalog.Expiring)
+	m.Leads(s.rule.Leads)
+	m.Rollouts(s.rule.Stages, time.Now)
 	m.Gauge("livepatch_generation", "Generation of what is published.", func() float64 {
 		return float64(s.catalog.Generation())
 	})
 	m.Counter("livepatch_signing_failures_total", "Attempts to sign that failed.", func() float64 {
 		return float64(s.catalog.Failures())
+	})
+	m.Counter("livepatch_webhook_sent_total", "Notices that the webhook took.", func() float64 {
+		return float64(s.sender.Sent())
+	})
+	m.Counter("livepatch_webhook_failures_total", "Attempts to send a notice that failed.", func() float64 {
+		return float64(s.sender.Failures())
+	})
+	m.Counter("livepatch_webhook_given_up_total", "Notices that were not tried again.", func() float64 {
+		return float64(s.sender.GivenUp())
 	})
 	m.Gauge("livepatch_certificate_expiry_seconds", "Seconds until the TLS certificate expires.", func() float64 {
 		return time.Until(s.pair.Expires()).Seconds()
@@ -159,6 +196,7 @@ func (s *service) listen(ctx context.Context) error {
 	main := &http.Server{
 		Handler: api.New(api.Config{
 			Log: s.Log, Catalog: s.catalog, Desk: enrolment.New(s.db), Metrics: s.metrics,
+			Rule: s.rule, Now: time.Now,
 			Interval: s.Interval, PrivateFiles: s.PrivateFiles,
 		}).Handler(),
 		TLSConfig:         s.pair.Config(),

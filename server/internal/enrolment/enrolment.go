@@ -40,7 +40,7 @@ type database interface {
 	Enrol(ctx context.Context, h store.Hash, m store.Machine) error
 	Identify(ctx context.Context, h store.Hash) (store.Identity, error)
 	CheckIn(ctx context.Context, who store.Identity, r store.Report) error
-	Leave(ctx context.Context, h store.Hash) error
+	Leave(ctx context.Context, who store.Identity) error
 }
 
 // A Desk enrols machines. It is safe for concurrent use.
@@ -122,12 +122,18 @@ func (d *Desk) Identify(ctx context.Context, secret string) (store.Identity, err
 	return who, nil
 }
 
-// CheckIn keeps a machine's report.
-func (d *Desk) CheckIn(ctx context.Context, who store.Identity, r service.CheckIn, now time.Time) error {
+// Report returns what is kept of a check-in, or an error matching
+// [patch.ErrInvalid].
+func Report(r service.CheckIn, now time.Time) (store.Report, error) {
 	if err := checkCheckIn(&r); err != nil {
-		return fmt.Errorf("cannot check in: %w", err)
+		return store.Report{}, fmt.Errorf("cannot check in: %w", err)
 	}
-	err := d.db.CheckIn(ctx, who, store.Report{CheckIn: r, At: now})
+	return store.Report{CheckIn: r, At: now}, nil
+}
+
+// CheckIn keeps a machine's report, as [Report] has made it.
+func (d *Desk) CheckIn(ctx context.Context, who store.Identity, r store.Report) error {
+	err := d.db.CheckIn(ctx, who, r)
 	if errors.Is(err, store.ErrNotFound) {
 		err = ErrUnknownToken // enrolled again, or left, since it was identified
 	}
@@ -139,7 +145,7 @@ func (d *Desk) CheckIn(ctx context.Context, who store.Identity, r service.CheckI
 
 // Leave ends a machine's enrolment. Its token is unknown from then.
 func (d *Desk) Leave(ctx context.Context, who store.Identity) error {
-	if err := d.db.Leave(ctx, who.Token); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := d.db.Leave(ctx, who); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("cannot end enrolment: %w", err)
 	}
 	return nil

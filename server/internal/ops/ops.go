@@ -26,6 +26,8 @@ type Metrics struct {
 	enrolments *prometheus.CounterVec
 	checkIns   prometheus.Counter
 	events     prometheus.Counter
+	verdicts   *prometheus.CounterVec
+	lag        prometheus.Histogram
 }
 
 // NewMetrics returns metrics that are all zero.
@@ -52,11 +54,12 @@ func NewMetrics() *Metrics {
 	for _, result := range []string{"granted", "refused"} {
 		m.enrolments.WithLabelValues(result) // 0 is there from the start, so that a rate sees the first
 	}
+	m.verdicts, m.lag = newRuleMetrics()
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "livepatch_build_info", Help: "1, labelled with the version of this server.",
 		ConstLabels: prometheus.Labels{"version": version.String()},
 	}, func() float64 { return 1 })
-	m.registry.MustRegister(m.requests, m.latency, m.enrolments, m.checkIns, m.events, build,
+	m.registry.MustRegister(m.requests, m.latency, m.enrolments, m.checkIns, m.events, m.verdicts, m.lag, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

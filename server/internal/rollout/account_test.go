@@ -37,6 +37,16 @@ func TestNoAccountHasMoreThanItsShare(t *testing.T) {
 	})
 }
 
+// The share is of what there is with the next one.
+func TestAnAccountMayReachItsShare(t *testing.T) {
+	u := &unit{Lanes: []lane{{Accounts: 1000}}}
+	for all, want := range map[int64]bool{38: false, 39: true} {
+		if got := u.fits(1, all, 1, 0.05); got != want {
+			t.Errorf("a second one of %d fits: %v", all+1, got)
+		}
+	}
+}
+
 // A private fleet has one account, and all that it says counts.
 func TestTheOnlyAccountIsBelieved(t *testing.T) {
 	u := &unit{Lanes: []lane{{Accounts: 1}}, Accounts: map[uint32]*share{}}
@@ -116,7 +126,7 @@ func TestFakeControlsCannotHideFailures(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("not halted after 15 of 30: %s", dump(b.r.evidence(b.r.s.Units[0])))
+	t.Errorf("not halted after 15 of 30: %s", dump(b.r.evidence(b.r.s.Units[0], b.r.facts())))
 }
 
 // Machines that enrolled after the salt was drawn could have chosen their arm.
@@ -184,6 +194,9 @@ func TestControlsHaveOneTrialAStage(t *testing.T) {
 	b.wait(3 * time.Hour) // the stage is over, with a third of its machines
 	if l := b.lane("k", "stable"); l.Stage != 2 || len(b.r.trials) != 0 {
 		t.Errorf("stage %d, %d trials are kept", l.Stage, len(b.r.trials))
+	}
+	if n := len(b.r.closed); n != 0 {
+		t.Errorf("controls of %d units are kept", n)
 	}
 }
 

@@ -168,9 +168,22 @@ func dump(v any) string {
 func checkInvariants(t rapid.TB, r *Rollout) {
 	t.Helper()
 	type key struct{ unit, tier int }
-	pending, dark, told, risk := map[key]int64{}, map[key]int64{}, map[key]int64{}, map[uint32]Pair{}
+	pending, dark, told, young, risk := map[key]int64{}, map[key]int64{}, map[key]int64{}, map[key]int64{}, map[uint32]Pair{}
+	watched := 0
 	for _, tr := range r.trials {
 		k := key{int(tr.Unit), int(tr.Tier)}
+		if !tr.is(closed | missed) {
+			watched++
+		}
+		if tr.is(held) {
+			young[k]++
+		}
+		if tr.is(missed) {
+			continue
+		}
+		if tr.Arm == Treated && !r.s.Params.Time.lived(int(tr.Passed)) {
+			young[k]++
+		}
 		switch {
 		case tr.is(offered):
 			told[k]++
@@ -180,18 +193,21 @@ func checkInvariants(t rapid.TB, r *Rollout) {
 		if tr.Arm == Treated && !tr.is(offered) && tr.Passed == 0 {
 			dark[k]++
 		}
-		if tr.evidence() {
+		if tr.dealt() {
 			p := risk[tr.Batch]
 			p.add(tr.Arm, 1)
 			risk[tr.Batch] = p
 		}
 	}
+	if r.watched != watched {
+		t.Fatalf("%d trials are under watch, counted %d", watched, r.watched)
+	}
 	for i, u := range r.s.Units {
 		for j := range u.Lanes {
 			k, l := key{i, j}, &u.Lanes[j]
-			if l.Pending != pending[k] || l.Dark != dark[k] || l.Offered != told[k] {
-				t.Fatalf("%s tier %d: pending %d, dark %d, offered %d; trials say %d, %d, %d",
-					u.Name, j, l.Pending, l.Dark, l.Offered, pending[k], dark[k], told[k])
+			if l.Pending != pending[k] || l.Dark != dark[k] || l.Offered != told[k] || l.Young != young[k] {
+				t.Fatalf("%s tier %d: pending %d, dark %d, offered %d, young %d; trials say %d, %d, %d, %d",
+					u.Name, j, l.Pending, l.Dark, l.Offered, l.Young, pending[k], dark[k], told[k], young[k])
 			}
 			for _, n := range []int64{l.Healthy.Treated, l.Healthy.Control, l.Soft, l.Came.Control, l.Share, l.Sham} {
 				if n < 0 || l.Share > patch.Everyone || l.Sham > patch.Everyone {

@@ -54,8 +54,14 @@ func excess(treated, control Tally, confidence float64) float64 {
 		return ut
 	}
 	u := pt - pc + math.Hypot(ut-pt, pc-lc)
-	least := Tally{Of: treated.Of}.upper(confidence)
-	return max(least, u)
+	return max(Tally{Of: treated.Of}.upper(confidence), u)
+}
+
+// least is a lower confidence limit of what the treatment adds to the rate of failure. It is
+// negative without controls.
+func least(treated, control Tally, confidence float64) float64 {
+	pt, pc := treated.rate(), control.rate()
+	return pt - pc - math.Hypot(pt-treated.lower(confidence), control.upper(confidence)-pc)
 }
 
 // room returns N′ = H/U, how many more machines may be let in.

@@ -3,8 +3,6 @@ package rollout
 import (
 	"maps"
 	"slices"
-
-	"livepatch/internal/patch"
 )
 
 // A Decision is what was decided about a unit, with everything it was decided from.
@@ -29,13 +27,14 @@ func (d Decision) Judge() Verdict { return d.Params.Judge(d.Evidence) }
 func (r *Rollout) decide() (made []Decision) {
 	for again := true; again; {
 		again = false
-		for _, u := range r.s.Units {
-			if u.Halted != "" || u.current() == nil {
+		facts := r.facts()
+		for i, u := range r.s.Units {
+			if u.Halted != "" {
 				continue
 			}
-			if d, isNew := r.judge(u); isNew {
+			if d, isNew := r.judge(i, u, facts); isNew {
 				made = append(made, d)
-				again = true
+				again, facts = true, r.facts()
 			}
 		}
 	}
@@ -43,16 +42,16 @@ func (r *Rollout) decide() (made []Decision) {
 }
 
 // judge decides about a unit. A verdict that says the same as the last one is not new.
-func (r *Rollout) judge(u *unit) (Decision, bool) {
-	e := r.evidence(u)
+func (r *Rollout) judge(i int, u *unit, f facts) (Decision, bool) {
+	e := r.evidence(u, f)
 	v := r.s.Params.Judge(e)
-	if v.Action == Hold && v.Action == u.Last.Action && v.Reason == u.Last.Reason {
+	if v.Action == Hold && (e.Done || v.Action == u.Last.Action && v.Reason == u.Last.Reason) {
 		return Decision{}, false
 	}
 	u.Last = v
 	r.s.Seq++
 	d := Decision{
-		Seq: r.s.Seq, At: r.s.Now, Unit: u.Name, Source: u.Source, Cells: r.cells(u), Tier: e.Tier,
+		Seq: r.s.Seq, At: r.s.Now, Unit: u.Name, Source: u.Source, Cells: r.cells[i], Tier: e.Tier,
 		Params: r.s.Params, Evidence: e, Verdict: v,
 	}
 	r.enact(u, v)
@@ -61,7 +60,8 @@ func (r *Rollout) judge(u *unit) (Decision, bool) {
 
 // enact makes a verdict so.
 func (r *Rollout) enact(u *unit, v Verdict) {
-	l := u.current()
+	l := &u.Lanes[u.latest()]
+	u.Trusting = u.Trusting || v.Reason == NoEvidence && v.Action != Hold
 	switch v.Action {
 	case Halt:
 		u.Halted = v.Reason
@@ -82,53 +82,50 @@ func (r *Rollout) enact(u *unit, v Verdict) {
 
 // sweep forgets the controls that had their trial in an earlier stage.
 func (r *Rollout) sweep(u *unit) {
-	for _, t := range r.trials {
-		if t.is(closed) && r.s.Units[t.Unit] == u {
+	for _, t := range r.closed[u] {
+		if r.trials[t.Machine] == t {
 			r.forget(t)
 		}
 	}
+	delete(r.closed, u)
 }
 
-func (r *Rollout) cells(u *unit) (names []string) {
-	for _, name := range slices.Sorted(maps.Keys(r.s.Cells)) {
-		if c := r.s.Cells[name]; c.Unit >= 0 && r.s.Units[c.Unit] == u {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// evidence gathers what is known about a unit that has a tier to go.
-func (r *Rollout) evidence(u *unit) Evidence {
-	p, src, l, tier := r.s.Params, r.s.Sources[u.Source], u.current(), r.s.Tiers[u.Tier]
+// evidence gathers what is known about a unit.
+func (r *Rollout) evidence(u *unit, f facts) Evidence {
+	p, src, at := r.s.Params, r.s.Sources[u.Source], u.latest()
+	l, tier := &u.Lanes[at], r.s.Tiers[at]
 	e := Evidence{
 		E: u.E, Alpha: p.Halt.alpha(u.Index), SourceE: src.E, SourceAlpha: p.Halt.alpha(src.Index),
-		Trip:        Tally{Failed: float64(u.Failed.Treated), Of: float64(u.Failed.Treated + u.Lived.Treated)},
-		TripControl: Tally{Failed: float64(u.Failed.Control), Of: float64(u.Failed.Control + u.Lived.Control)},
+		Trip:        Tally{Failed: float64(u.Dead.Treated), Of: float64(u.Dead.Treated + u.Lived.Treated)},
+		TripControl: Tally{Failed: float64(u.Dead.Control), Of: float64(u.Dead.Control + u.Lived.Control)},
 		Controls:    src.Controls, TripOff: u.TripOff,
-		Seen: l.Seen, Silent: l.Silent, Siblings: int64(len(r.haltedSiblings(u, u.Released))),
-		Waits: string(r.waits(u)), Machines: l.Machines, Tier: tier.Name, Last: u.Tier == len(u.Lanes)-1,
+		Seen: l.Seen, Silent: l.Silent, Siblings: r.siblings(u, f),
+		Crashes: int64(len(u.Crashed)), Alone: u.accounts() == 1, Tried: u.tried(), Done: u.current() == nil,
+		Waits: string(f.waits(u)), Machines: l.Machines, Tier: tier.Name, Last: at == len(u.Lanes)-1, Late: u.Late,
 		Auto: tier.Auto, Told: u.Told, Ramp: tier.Ramp,
-		Stage: int64(l.Stage), Age: r.s.Now - l.Began, Share: l.Share, Wanted: l.Wanted, Came: l.Came.Treated,
+		Stage: int64(l.Stage), Age: l.age(r.s.Now), Share: l.Share, Wanted: l.Wanted, Came: l.Came.Treated,
 		Exposed: l.Exposed, Pending: l.Pending + l.Offered, Soft: l.Soft, Left: l.Left,
 	}
 	e.Signature, e.Hits = u.commonest()
-	e.Treated, e.Control = u.tallies(u.Tier, p.Pace.Carry)
-	if u.Small {
-		r.borrow(u, &e)
-	}
+	e.Treated, e.Control = r.known(u, at)
 	return e
 }
 
-// borrow adds what the siblings of a small unit have shown, with little weight.
-func (r *Rollout) borrow(u *unit, e *Evidence) {
+// known is the matured evidence for the pace of a unit in a tier. Small and late ones add
+// what their siblings have shown, with little weight.
+func (r *Rollout) known(u *unit, tier int) (treated, control Tally) {
+	carry := r.s.Params.Pace.Carry
+	treated, control = u.tallies(tier, carry)
+	if !u.Small && !u.Late {
+		return treated, control
+	}
 	for _, o := range r.s.Units {
 		if o != u && o.Source == u.Source {
-			treated, control := o.all()
-			e.Treated = e.Treated.plus(treated, r.s.Params.Pace.Carry)
-			e.Control = e.Control.plus(control, r.s.Params.Pace.Carry)
+			t, c := o.all()
+			treated, control = treated.plus(t, carry), control.plus(c, carry)
 		}
 	}
+	return treated, control
 }
 
 // commonest returns the oops that most machines had.
@@ -141,17 +138,48 @@ func (u *unit) commonest() (signature string, hits int64) {
 	return signature, hits
 }
 
+// facts are what a decision about a unit has to know of all of them.
+type facts struct {
+	lead  *unit
+	begun bool // some unit is past its first stage
+	// halted is how many units of a source are, behind the tier in which the last of its
+	// kernels of their own is.
+	halted map[string]int
+	behind map[string]int
+}
+
+func (r *Rollout) facts() facts {
+	f := facts{lead: r.lead(), halted: map[string]int{}, behind: map[string]int{}}
+	for _, u := range r.s.Units {
+		f.begun = f.begun || u.begun()
+		if u.Halted != "" {
+			f.halted[u.Source]++
+			continue
+		}
+		if b, ok := f.behind[u.Source]; !u.Small && (!ok || u.Tier < b) {
+			f.behind[u.Source] = u.Tier
+		}
+	}
+	return f
+}
+
+// siblings is how many siblings of a unit are halted at which no person has looked.
+func (r *Rollout) siblings(u *unit, f facts) int64 {
+	if f.halted[u.Source] == 0 {
+		return 0
+	}
+	return int64(len(r.haltedSiblings(u, u.Released)))
+}
+
 // waits returns why a unit may not begin with its tier, or "". One unit goes
 // through its first stage before all others begin, so that a patch that kills
 // at once kills one stage and not one of each kernel. Small units come after their siblings.
-func (r *Rollout) waits(u *unit) Reason {
-	if lead := r.lead(); lead != u && !slices.ContainsFunc(r.s.Units, (*unit).begun) {
+func (f facts) waits(u *unit) Reason {
+	if f.lead != u && !f.begun {
 		return WaitsForLead
 	}
-	for _, o := range r.s.Units {
-		if u.Small && !o.Small && o.Source == u.Source && o.Tier <= u.Tier {
-			return WaitsForSiblings
-		}
+	if behind, ok := f.behind[u.Source]; ok && u.Small && behind <= u.Tier {
+		return WaitsForSiblings
 	}
 	return ""
 }
@@ -182,93 +210,4 @@ func (r *Rollout) lead() (lead *unit) {
 		}
 	}
 	return lead
-}
-
-func (r *Rollout) assignment(l *lane) Assignment {
-	return Assignment{Salt: r.s.Salt, Stage: int64(l.Stage), Share: l.Share, Sham: l.Sham}
-}
-
-// Assignment returns how the machines of a cell are dealt in a tier. It leaves
-// everybody outside where the patch has not come to or is halted: a state, and no share.
-func (r *Rollout) Assignment(cell, tier string) Assignment {
-	u, _ := r.where(cell)
-	i := r.tier(tier)
-	if u == nil || i < 0 || u.Halted != "" {
-		return Assignment{Salt: r.s.Salt}
-	}
-	a := r.assignment(&u.Lanes[i])
-	if i != u.Tier {
-		a.Sham = 0
-	}
-	return a
-}
-
-// Room returns how many more machines of a cell and tier may be offered the patch
-// now, of those that are treated by [Rollout.Assignment].
-func (r *Rollout) Room(cell, tier string) int64 {
-	u, _ := r.where(cell)
-	i := r.tier(tier)
-	if u == nil || i < 0 || u.Halted != "" || u.Lanes[i].Share == 0 {
-		return 0
-	}
-	var dark int64
-	var treated, control Tally
-	for _, o := range r.s.Units {
-		for j := range o.Lanes {
-			dark += o.Lanes[j].Dark + o.Lanes[j].Offered
-		}
-		t, c := o.all()
-		treated, control = treated.plus(t, 1), control.plus(c, 1)
-	}
-	room, _ := r.s.Params.Pace.room(treated, control)
-	l := &u.Lanes[i]
-	return max(0, min(l.open(r.s.Params.Pace, i < u.Tier), r.s.Params.Pace.capacity(room)-dark))
-}
-
-// ShamRoom returns how many more controls are wanted now in a cell and tier.
-func (r *Rollout) ShamRoom(cell, tier string) int64 {
-	u, _ := r.where(cell)
-	if u == nil || u.Halted != "" || u.current() == nil || r.tier(tier) != u.Tier || u.current().Sham == 0 {
-		return 0
-	}
-	return max(0, u.current().shamRoom(r.s.Params.Pace))
-}
-
-// A Stage is how far a unit has come in one tier, for people.
-type Stage struct {
-	Unit, Source, Tier string
-	Cells              []string
-	Halted             Reason // "" if it is not
-	Current            bool   // the tier that is being widened
-	Everyone           bool
-	Share              int64 // parts per million
-	Machines           int64
-	Exposed, Pending   int64
-	Treated, Control   Tally // matured evidence
-	Last               Verdict
-}
-
-// Stages lists how far the patch has come.
-func (r *Rollout) Stages() (stages []Stage) {
-	for _, u := range r.s.Units {
-		for i := range u.Lanes {
-			l := &u.Lanes[i]
-			stages = append(stages, Stage{
-				Unit: u.Name, Source: u.Source, Tier: r.s.Tiers[i].Name, Cells: r.cells(u), Halted: u.Halted,
-				Current: i == u.Tier, Everyone: l.Share == patch.Everyone, Share: l.Share, Machines: l.Machines,
-				Exposed: l.Exposed, Pending: l.Pending, Treated: l.treated(), Control: l.control(), Last: u.Last,
-			})
-		}
-	}
-	return stages
-}
-
-// Evidence returns what is known now about a unit, and whether there is such a
-// unit with a tier to go.
-func (r *Rollout) Evidence(unit string) (Evidence, bool) {
-	u := r.unit(unit)
-	if u == nil || u.current() == nil {
-		return Evidence{}, false
-	}
-	return r.evidence(u), true
 }

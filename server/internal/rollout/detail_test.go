@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"livepatch/internal/patch"
 )
 
 // Each of these holds a line that no larger test would miss.
@@ -89,9 +91,16 @@ func TestStagesEnd(t *testing.T) {
 	if got := b.r.Room("k", "stable"); got != 0 || b.lane("k", "stable").Stage != 1 {
 		t.Errorf("room for %d machines while the last of thirty is pending", got)
 	}
-	l := lane{Room: 30, Pending: 28}
-	if got := l.open(Defaults().Pace, true); got != 2 {
-		t.Errorf("a finished tier lets in %d with 28 of 30 pending", got)
+	u, l := &unit{}, &lane{Room: 30, Pending: 28, Machines: 1000, Share: patch.Everyone}
+	for earned, want := range map[int64]int64{10: 2, 31: 3} {
+		if got := u.open(l, Defaults().Pace, earned); got != want {
+			t.Errorf("a finished tier lets in %d with 28 pending where %d are earned, want %d", got, earned, want)
+		}
+		l.Offered = 1
+		if got := u.open(l, Defaults().Pace, earned); got != want-1 {
+			t.Errorf("lets in %d beside one that was told so, want %d", got, want-1)
+		}
+		l.Offered = 0
 	}
 }
 
@@ -199,5 +208,88 @@ func TestLateSilenceDoesNotCountInTestC(t *testing.T) {
 	b.wait(time.Hour)
 	if l := b.lane("k", "stable"); l.Silent != (Pair{}) || l.Failed.Treated != 1 || l.Seen.Treated != 1 {
 		t.Errorf("silent %+v of %+v, failed %+v", l.Silent, l.Seen, l.Failed)
+	}
+}
+
+// A stage ends with the machines that it wanted, though there was room for more.
+func TestAStageTakesNoMoreThanItWanted(t *testing.T) {
+	b := newBed(t, func(p *Params) { p.Pace.SmallCell = 0 })
+	b.step(population("k", "stable", 60))
+	ms := b.of(21, Treated, "k", "stable") // a third of them
+	b.step(ms...)
+	b.wait(time.Minute)
+	b.step(again(Alive, ms)...)
+	if l := b.lane("k", "stable"); l.Wanted != 21 || l.Room != 30 || b.r.Room("k", "stable") != 0 {
+		t.Errorf("room for %d more than %d of %d", b.r.Room("k", "stable"), l.Wanted, l.Room)
+	}
+}
+
+// Controls come in step with the treated machines: four for each, and for the next one.
+func TestControlsComeInStep(t *testing.T) {
+	b := newBed(t, nil)
+	b.step(population("k", "stable", 10_000))
+	b.step(b.of(1, Treated, "k", "stable")...)
+	b.step(b.of(20, Control, "k", "stable")...)
+	if l := b.lane("k", "stable"); l.Came.Control != 8 {
+		t.Errorf("%d controls of one treated machine, want 8", l.Came.Control)
+	}
+}
+
+// A machine that comes late to a tier has no controls there: it is no evidence for test A,
+// and where there is little else it is for what needs none.
+func TestWhoComesToAFinishedTierIsNotDealt(t *testing.T) {
+	tests := map[string]struct {
+		change func(*unit)
+		dealt  int64
+	}{
+		"of a unit like others": {func(*unit) {}, 0},
+		"of a late unit":        {func(u *unit) { u.Late = true }, 1},
+		"of a small unit":       {func(u *unit) { u.Small = true }, 1},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, nil, Tier{Name: "edge"}, Tier{Name: "stable"})
+			b.step(population("k", "edge", 1000), population("k", "stable", 1000))
+			tc.change(b.r.s.Units[0])
+			late := b.of(1, Treated, "k", "edge")
+			b.step(Event{Kind: Promoted, Unit: "k", By: []string{"ann"}})
+			b.step(late...)
+			if u := b.r.s.Units[0]; u.Tier != 1 || u.Dealt != tc.dealt || u.Lanes[0].Exposed != 1 || b.r.trials[late[0].Machine].Batch != 0 {
+				t.Errorf("in tier %d with %d machines as evidence: %+v", u.Tier, u.Dealt, b.r.trials[late[0].Machine])
+			}
+		})
+	}
+}
+
+// An hourly sign of life may come with any hourly check-in.
+func TestHourlySignsOfLifeAreMissedLate(t *testing.T) {
+	b := newBed(t, nil)
+	b.step(population("k", "stable", 10_000))
+	ms := b.of(1, Treated, "k", "stable")
+	b.step(ms...)
+	b.live(ms)
+	b.wait(time.Hour + 44*time.Minute + 59*time.Second)
+	if f := b.r.s.Units[0].Failed.Treated; f != 0 {
+		t.Errorf("missed before it was two hours and three quarters old")
+	}
+	b.wait(time.Second)
+	if f := b.r.s.Units[0].Failed.Treated; f != 1 {
+		t.Errorf("not missed at two hours and three quarters")
+	}
+}
+
+// While a unit goes on, what earlier tiers have shown has a tenth of its weight; when it is
+// through, all that is known has all of it.
+func TestWhatEverybodysLaneHasEarned(t *testing.T) {
+	b := newBed(t, nil, Tier{Name: "edge", Auto: true}, Tier{Name: "stable", Auto: true})
+	b.step(population("k", "edge", 1000), population("k", "stable", 1000))
+	u := b.r.s.Units[0]
+	u.Lanes[0].Healthy.Treated = 1000
+	for tier, want := range map[int]float64{1: 100, 2: 1000} {
+		u.Tier = tier
+		n, _ := Defaults().Pace.room(Tally{0, want}, Tally{})
+		if got := b.r.earned(u, 1); got != n {
+			t.Errorf("in tier %d of two %d are earned, want %d", tier, got, n)
+		}
 	}
 }

@@ -17,7 +17,8 @@
 // hours more.
 //
 // Machines are judged in *units*: a kernel, that is a release and architecture, or all small
-// kernels of one source patch together.
+// kernels of one source patch together. A unit is judged for harm as long as machines get the patch,
+// also when all tiers have it.
 //
 // # Test A, which may be looked at after every report
 //
@@ -61,14 +62,27 @@
 // # Tests B and C, for the first minutes
 //
 // B is Wald's sequential probability ratio test (Sequential tests of statistical
-// hypotheses, 1945) of p1 = 10 p0 against p0, on treated machines only. It halts at three early
+// hypotheses, 1945) of p1 = 10 p0 against p0, on treated machines only: of those that fell silent
+// in the first 15 minutes or reported a failure, among those and all that outlived them. It halts at three early
 // deaths, before there are controls to compare with; it is wrong where machines
 // are lost more often than p0, so p0 is measured, and once 30 controls have
-// matured it is not asked any more.
+// matured it is not asked any more. Silence that comes later is for A alone: where there are no
+// controls B is asked for ever, and machines are switched off.
 //
 // C looks for what no healthy patch does: one oops signature that names our module, on two
 // machines; or more than a fifth of the treated machines silent within 15 minutes while nearly
 // all controls live.
+//
+// # Test D, for small units
+//
+// In a unit of ten machines three deaths are many. D halts at one crash that is the patch's, or
+// at two: [HaltParams.CrashOne]. It is the patch's if an oops names our module, or if the loader found its
+// trial open at boot and the machine had passed no deadline from the fifth minute on. The second
+// happens by chance: a machine that goes down by itself once a year does so in six minutes with
+// probability 1.14e-5, and 50 machines make 0.06 %.
+//
+// A machine that crashes is missed before it can say so. In small units what is known of it is
+// kept for a week.
 //
 // # How far next
 //
@@ -80,6 +94,10 @@
 // next stage lets in N′ = H/U more machines, so that at most about H of them are
 // at risk: 30, 300, 3000, … . This is pacing and not a test; the error that is
 // controlled is that of halting.
+//
+// Where there are few controls or none, in small units, in kernels that come when their
+// siblings have the patch, and in tiers of fewer than 20 machines, the first machine begins alone. Then
+// as many may be in their first 15 minutes as have lived through them.
 //
 // # Accounts that lie
 //
@@ -100,6 +118,8 @@
 // of them then. If all of the twentieth are said to be treated, the treated share of the failures is 0.24 instead of
 // ρ = 0.2, and every e_R still falls: for R = 2, the nearest, it falls while the share is below 0.263.
 //
-// Machines that enrolled after the salt was drawn may have chosen their
-// identities to fit it. They are never evidence ([Event.Newcomer]).
+// Machines that enrolled after the salt was drawn ([Event.Newcomer]) may have chosen their
+// identities to fit it. They are evidence where that gains nothing: in small units, in which an account
+// reaches the first stage anyhow; in the fleet of one account, which would lie to itself; and in a unit in which for a
+// day no other machine came.
 package rollout

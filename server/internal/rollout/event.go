@@ -66,14 +66,14 @@ type Event struct {
 
 // Limits on what an event may say. They bound what is kept of it.
 const (
-	maxName     = 200
+	maxName     = 300 // a cell is a release and an architecture, of 128 bytes each
 	maxMachines = 1_000_000_000
 )
 
 var errEvent = errors.New("malformed event")
 
-// check refuses an event that no program of ours writes. It has no effect.
-func (r *Rollout) check(e Event) error {
+// Check refuses an event that no Step takes. It has no effect.
+func (r *Rollout) Check(e Event) error {
 	for _, s := range []string{e.Cell, e.Tier, e.Account, e.Signature, e.Source, e.Unit} {
 		if len(s) > maxName {
 			return fmt.Errorf("%w: %.40q is too long", errEvent, s)
@@ -118,6 +118,7 @@ func (r *Rollout) checkFailure(e Event) error {
 	switch e.Failure {
 	case UncleanReboot, OpenJournal, Oops:
 		return checkMachine(e)
+	case silence:
 	}
 	return fmt.Errorf("%w: failure %.40q is not known", errEvent, e.Failure)
 }

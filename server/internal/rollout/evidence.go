@@ -43,6 +43,9 @@ type Evidence struct {
 	Seen        Pair   `json:"seen"`      // in this stage: outlived the first deadline, or failed
 	Silent      Pair   `json:"silent"`    // in this stage: fell silent early
 	Siblings    int64  `json:"siblings"`  // of the same source that are halted, and no person has looked
+	Crashes     int64  `json:"crashes"`   // of a small unit: machines that it crashed, of different accounts if there are several
+	Alone       bool   `json:"alone"`     // all machines are one account's
+	Tried       int64  `json:"tried"`     // machines that have had the patch, in all tiers
 
 	// What widening asks.
 	Waits    string  `json:"waits"`    // for whom, or ""
@@ -51,6 +54,8 @@ type Evidence struct {
 	Last     bool    `json:"last"` // there is no tier after it
 	Auto     bool    `json:"auto"` // the next tier begins without a person
 	Told     bool    `json:"told"` // a person promoted it
+	Late     bool    `json:"late"` // its siblings had the patch when it came
+	Done     bool    `json:"done"` // all tiers have the patch
 	Ramp     []int64 `json:"ramp"`
 	Stage    int64   `json:"stage"` // 0: none yet
 	Age      int64   `json:"age"`   // of the stage, in seconds
@@ -87,6 +92,7 @@ const (
 	TestB        Reason = "test-b"          // too many early failures
 	TestCOops    Reason = "test-c-oops"     // the same oops on several machines
 	TestCSilence Reason = "test-c-silence"  // many silent at once, controls not
+	TestDCrash   Reason = "test-d-crash"    // it crashes machines of a small unit
 	TestSiblings Reason = "siblings-halted" // several units of the source are halted
 )
 
@@ -96,14 +102,17 @@ const (
 	WaitsForSiblings Reason = "waits-for-siblings" // small kernels come last
 	SiblingHalted    Reason = "sibling-halted"     // a person has to look and to release it
 	SoftFailures     Reason = "soft-failures"
+	Failing          Reason = "failing" // too often to go on, and not surely enough to halt; a person has to look
 	PendingOutcomes  Reason = "pending"
 	NobodyCame       Reason = "nobody-came"
-	NoEvidence       Reason = "no-evidence" // too few accounts
+	NoEvidence       Reason = "no-evidence" // no machine that came counts
 	NeedsPerson      Reason = "needs-person"
 	NoMachines       Reason = "no-machines"
 	FirstStage       Reason = "first-stage"
 	Healthy          Reason = "healthy"
 	ByPerson         Reason = "by-person" // who overrides the pace, and no halt
+	Through          Reason = "through"   // all tiers have it
+	AtOnce           Reason = "at-once"   // see [PaceParams.AtOnce]
 )
 
 // A Verdict is what follows from Params and Evidence.
@@ -137,15 +146,19 @@ func (p Params) Judge(e Evidence) Verdict {
 		v.Action = Halt
 		return v
 	}
-	if e.Told {
+	switch {
+	case e.Done:
+		v.Action, v.Reason = Hold, Through
+	case e.Told:
 		v.Action, v.Reason = next(e), ByPerson
-		return v
+	case p.Pace.AtOnce:
+		v.Action, v.Reason = next(e), AtOnce
+	default:
+		if v.Action, v.Reason = Hold, p.holds(e); v.Reason == "" {
+			return p.widen(e, v)
+		}
 	}
-	v.Action = Hold
-	if v.Reason = p.holds(e); v.Reason != "" {
-		return v
-	}
-	return p.widen(e, v)
+	return v
 }
 
 // harm returns the first test that says that the patch does harm, or "".
@@ -153,6 +166,8 @@ func (h HaltParams) harm(e Evidence, llr float64) Reason {
 	switch {
 	case e.Hits >= h.Signatures:
 		return TestCOops
+	case h.crash(e):
+		return TestDCrash
 	case h.silence(e):
 		return TestCSilence
 	case e.E.Exceeds(e.Alpha):
@@ -174,6 +189,14 @@ func (h HaltParams) silence(e Evidence) bool {
 		float64(e.Silent.Control) < h.ControlShare*float64(e.Seen.Control)
 }
 
+// crash is test D.
+func (h HaltParams) crash(e Evidence) bool {
+	if e.Alone && e.Tried <= h.CrashOne {
+		return e.Crashes >= 1
+	}
+	return e.Tried <= h.CrashTwo && e.Crashes >= 2
+}
+
 // holds returns why a unit stays as it is, or "".
 func (p Params) holds(e Evidence) Reason {
 	switch {
@@ -185,17 +208,22 @@ func (p Params) holds(e Evidence) Reason {
 		return Reason(e.Waits)
 	case e.Soft >= p.Pace.SoftMin && float64(e.Soft) > p.Pace.SoftShare*float64(e.Exposed-e.Pending):
 		return SoftFailures
+	case least(e.Treated, e.Control, p.Pace.Confidence) > p.Pace.Excess:
+		return Failing
 	case e.Came == 0 && e.Age >= seconds(p.Pace.Dwell) && e.Age < seconds(p.Pace.Absent):
 		return NobodyCame
 	case !p.Pace.ripe(e):
 		return PendingOutcomes
-	case e.Came > 0 && e.Treated.Of == 0:
+	case unknown(e) && e.Age < seconds(p.Pace.Absent):
 		return NoEvidence
 	case e.Share == patch.Everyone:
 		return asks(e)
 	}
 	return ""
 }
+
+// unknown tells whether nothing is known of those who came.
+func unknown(e Evidence) bool { return e.Came > 0 && e.Treated.Of == 0 }
 
 // asks returns NeedsPerson if a person has to let the patch into the next tier.
 func asks(e Evidence) Reason {
@@ -217,6 +245,9 @@ func (p PaceParams) ripe(e Evidence) bool {
 // widen returns what comes after a stage that went well.
 func (p Params) widen(e Evidence, v Verdict) Verdict {
 	v.Reason = Healthy
+	if unknown(e) {
+		v.Reason = NoEvidence
+	}
 	switch {
 	case e.Machines == 0:
 		v.Action, v.Reason = next(e), NoMachines
@@ -253,20 +284,25 @@ func (p PaceParams) share(e Evidence, room int64) (share, wanted int64) {
 	return max(share, e.Share+1), max(1, min(wanted, room))
 }
 
+// leastStep is how many machines a step of a ramp has to add. To a smaller one the hash may
+// well have dealt none, and nobody would come.
+const leastStep = 3
+
 // ceiling is how far the next stage may go at most.
 func (p PaceParams) ceiling(e Evidence) float64 {
 	for _, step := range e.Ramp {
-		if step > e.Share {
+		if adds := float64(step-e.Share) / patch.Everyone * float64(e.Machines); adds >= leastStep {
 			return float64(step) / patch.Everyone
 		}
 	}
 	share, held := float64(e.Share)/patch.Everyone, 1-p.Holdback
-	few := float64(e.Machines)*min(p.FirstShare, p.Holdback) < 1
 	switch {
-	case len(e.Ramp) > 0 || few || share >= held:
+	case len(e.Ramp) > 0 || p.few(e.Machines) || share >= held:
 		return 1
-	case share < p.FirstShare:
+	case share < p.FirstShare && !e.Late:
 		return p.FirstShare
+	case float64(e.Machines)*p.Holdback < leastStep:
+		return 1
 	default:
 		return held
 	}

@@ -34,6 +34,11 @@ func TestJudge(t *testing.T) {
 		"nobody came for a day":               {func(e *Evidence) { e.Came, e.Age = 0, 24*3600 }, Advance, Healthy},
 		"all machines are of a few accounts":  {func(e *Evidence) { e.Treated = Tally{} }, Hold, NoEvidence},
 		"it does not go in":                   {func(e *Evidence) { e.Soft = 10 }, Hold, SoftFailures},
+		"a tenth fails":                       {func(e *Evidence) { e.Treated = Tally{3, 30} }, Advance, Healthy},
+		"a sixth fails":                       {func(e *Evidence) { e.Treated = Tally{5, 30} }, Hold, Failing},
+		"a sixth fails, of the controls too":  {func(e *Evidence) { e.Treated, e.Control = Tally{5, 30}, Tally{20, 120} }, Advance, Healthy},
+		"a sixth fails, there are no others":  {func(e *Evidence) { e.Treated, e.Control = Tally{5, 30}, Tally{} }, Advance, Healthy},
+		"a sixth fails, and a person knows":   {func(e *Evidence) { e.Treated, e.Told = Tally{5, 30}, true }, Promote, ByPerson},
 		"a sibling is halted":                 {func(e *Evidence) { e.Siblings = 1 }, Hold, SiblingHalted},
 		"two siblings are halted":             {func(e *Evidence) { e.Siblings = 2 }, Halt, TestSiblings},
 		"everybody has it":                    {func(e *Evidence) { e.Share = patch.Everyone }, Promote, Healthy},
@@ -50,6 +55,14 @@ func TestJudge(t *testing.T) {
 		"three early deaths after a resume":   {func(e *Evidence) { e.Controls, e.Trip, e.TripOff = 0, Tally{3, 3}, true }, Advance, Healthy},
 		"one oops":                            {func(e *Evidence) { e.Hits = 1 }, Advance, Healthy},
 		"a fifth silent":                      {func(e *Evidence) { e.Silent, e.Seen = Pair{5, 0}, Pair{25, 20} }, Advance, Healthy},
+		"one crash, of the only account":      {func(e *Evidence) { e.Crashes, e.Alone, e.Tried = 1, true, 50 }, Halt, TestDCrash},
+		"one crash, of more than fifty":       {func(e *Evidence) { e.Crashes, e.Alone, e.Tried = 1, true, 51 }, Advance, Healthy},
+		"one crash, of several accounts":      {func(e *Evidence) { e.Crashes, e.Tried = 1, 1 }, Advance, Healthy},
+		"two crashes of a thousand":           {func(e *Evidence) { e.Crashes, e.Tried = 2, 1000 }, Halt, TestDCrash},
+		"two crashes of more than a thousand": {func(e *Evidence) { e.Crashes, e.Alone, e.Tried = 2, true, 1001 }, Advance, Healthy},
+		"all tiers have it":                   {func(e *Evidence) { e.Done, e.Share = true, patch.Everyone }, Hold, Through},
+		"all tiers have it, and it kills":     {func(e *Evidence) { e.Done, e.Controls, e.Trip = true, 0, Tally{3, 3} }, Halt, TestB},
+		"nothing is known for a day":          {func(e *Evidence) { e.Treated, e.Age = Tally{}, 24*3600 }, Advance, NoEvidence},
 		"more than a fifth silent":            {func(e *Evidence) { e.Silent, e.Seen = Pair{5, 0}, Pair{24, 20} }, Halt, TestCSilence},
 		"more than a fifth of four":           {func(e *Evidence) { e.Silent, e.Seen = Pair{4, 0}, Pair{4, 20} }, Advance, Healthy},
 		"silent, with too few controls":       {func(e *Evidence) { e.Silent, e.Seen = Pair{5, 0}, Pair{5, 19} }, Advance, Healthy},
@@ -73,17 +86,21 @@ func TestStagesLeaveControls(t *testing.T) {
 		ramp            []int64
 		want            int64
 	}{
-		"thirty of ten thousand":           {10_000, 0, 0, nil, 3000},
-		"a third of few":                   {60, 0, 0, nil, 333_334},
-		"a third, however much is known":   {1000, 0, 1e6, nil, 333_334},
-		"all but the holdback":             {1000, 333_334, 1e6, nil, 950_000},
-		"everybody":                        {1000, 950_000, 1e6, nil, patch.Everyone},
-		"everybody of very few":            {15, 0, 1e6, nil, patch.Everyone},
-		"a ramp":                           {1000, 0, 1e6, []int64{50_000, 250_000}, 50_000},
-		"the second step of a ramp":        {1000, 50_000, 1e6, []int64{50_000, 250_000}, 250_000},
-		"after a ramp":                     {1000, 250_000, 1e6, []int64{50_000, 250_000}, patch.Everyone},
-		"a ramp steeper than the evidence": {100_000, 0, 0, []int64{50_000}, 300},
-		"at least one more, of very many":  {1_000_000_000, 5, 0, nil, 6},
+		"thirty of ten thousand":            {10_000, 0, 0, nil, 3000},
+		"a third of few":                    {60, 0, 0, nil, 333_334},
+		"a third, however much is known":    {1000, 0, 1e6, nil, 333_334},
+		"all but the holdback":              {1000, 333_334, 1e6, nil, 950_000},
+		"everybody":                         {1000, 950_000, 1e6, nil, patch.Everyone},
+		"everybody of very few":             {15, 0, 1e6, nil, patch.Everyone},
+		"a ramp":                            {1000, 0, 1e6, []int64{50_000, 250_000}, 50_000},
+		"the second step of a ramp":         {1000, 50_000, 1e6, []int64{50_000, 250_000}, 250_000},
+		"after a ramp":                      {1000, 250_000, 1e6, []int64{50_000, 250_000}, patch.Everyone},
+		"a ramp steeper than the evidence":  {100_000, 0, 0, []int64{50_000}, 300},
+		"at least one more, of very many":   {1_000_000_000, 5, 0, nil, 6},
+		"a step of a ramp for two machines": {40, 0, 1e6, []int64{50_000, 250_000}, 250_000},
+		"all steps for fewer than three":    {11, 0, 1e6, []int64{50_000, 250_000}, patch.Everyone},
+		"nobody is held back of fifty":      {50, 333_334, 1e6, nil, patch.Everyone},
+		"three are held back of sixty":      {60, 333_334, 1e6, nil, 950_000},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -98,6 +115,15 @@ func TestStagesLeaveControls(t *testing.T) {
 				t.Errorf("%s to %d, want %d", v.Action, v.Share, tc.want)
 			}
 		})
+	}
+}
+
+// A late unit has siblings for evidence, and few machines at a time.
+func TestALateUnitHasNoFirstThird(t *testing.T) {
+	e := ripe()
+	e.Late, e.Stage, e.Share, e.Machines, e.Treated = true, 0, 0, 1000, Tally{0, 2000}
+	if v := Defaults().Judge(e); v.Share != 950_000 {
+		t.Errorf("first stage is %d, want all but the holdback", v.Share)
 	}
 }
 

@@ -14,7 +14,7 @@ type Params struct {
 	Time TimeParams `json:"time"`
 }
 
-// HaltParams are the constants of the tests A, B and C.
+// HaltParams are the constants of the tests A, B, C and D.
 type HaltParams struct {
 	// Alpha is the probability with which test A may halt some unit of a healthy
 	// rollout, over all units and tiers. Four fifths of it are shared equally by
@@ -49,6 +49,12 @@ type HaltParams struct {
 	Signatures int64 `json:"signatures"`
 	// Siblings is how many halted units of a source halt the rest of it.
 	Siblings int64 `json:"siblings"`
+
+	// Test D halts a small unit by one crash that is the patch's while it has been
+	// tried on CrashOne machines or fewer and they are one account's, and by two
+	// while it has been tried on CrashTwo or fewer.
+	CrashOne int64 `json:"crash_one"`
+	CrashTwo int64 `json:"crash_two"`
 }
 
 // PaceParams are the constants of the rule that widens.
@@ -56,6 +62,7 @@ type PaceParams struct {
 	Dead       float64 `json:"dead"`       // H: how many dead machines a stage may risk
 	Confidence float64 `json:"confidence"` // of U
 	Pending    float64 `json:"pending"`    // widen only below this share of exposed machines without an outcome
+	Excess     float64 `json:"excess"`     // and while it may be that the patch adds no more than this to the rate of failure
 	// Carry is the weight of what earlier tiers of the unit have shown, and for
 	// small kernels of what their siblings have.
 	Carry float64 `json:"carry"`
@@ -78,6 +85,9 @@ type PaceParams struct {
 	// SoftShare of soft failures among at least SoftMin outcomes holds a stage.
 	SoftShare float64 `json:"soft_share"`
 	SoftMin   int64   `json:"soft_min"`
+	// AtOnce lets every tier have the patch as soon as there is a machine, with no limit
+	// and no controls. Tests B, C and D still halt. It is for laboratories.
+	AtOnce bool `json:"at_once,omitempty"`
 	// Dwell is the age at which a stage is judged by those who came; Absent
 	// that at which one is passed over to which nobody did.
 	Dwell  time.Duration `json:"dwell"`
@@ -95,6 +105,10 @@ type TimeParams struct {
 	// which a trial is closed.
 	Soak  time.Duration `json:"soak"`
 	Watch time.Duration `json:"watch"`
+	// Crash is the age up to which a crash on trial counts in test D, Blame how long
+	// a machine that fell silent may take to say that it was one.
+	Crash time.Duration `json:"crash"`
+	Blame time.Duration `json:"blame"`
 	// Offer is how long a machine that was let in may take to begin.
 	Offer time.Duration `json:"offer"`
 	// Batch is how long trials are put into the same batch.
@@ -112,10 +126,10 @@ func Defaults() Params {
 			Alpha: 0.0005, Units: 21, Risks: [4]float64{2, 5, 20, 100},
 			TripAlpha: 0.001, TripBeta: 0.05, TripFloor: 0.003, TripFactor: 10, TripControls: 30,
 			SilentMin: 5, SilentShare: 0.2, SilentControls: 20, ControlShare: 0.05,
-			Signatures: 2, Siblings: 2,
+			Signatures: 2, Siblings: 2, CrashOne: 50, CrashTwo: 1000,
 		},
 		Pace: PaceParams{
-			Dead: 30, Confidence: 0.95, Pending: 0.02, Carry: 0.1, Dark: 6,
+			Dead: 30, Confidence: 0.95, Pending: 0.02, Excess: 0.05, Carry: 0.1, Dark: 6,
 			FirstShare: 1. / 3, Holdback: 0.05, Controls: 4, MaxControls: 20_000,
 			SmallCell: 150, AccountShare: 0.05, SoftShare: 0.2, SoftMin: 10,
 			Dwell: 3 * time.Hour, Absent: 24 * time.Hour,
@@ -123,6 +137,7 @@ func Defaults() Params {
 		Time: TimeParams{
 			Heartbeats: []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour},
 			Grace:      time.Minute, GraceShare: 0.2, Early: 15 * time.Minute,
+			Crash: 5 * time.Minute, Blame: 7 * 24 * time.Hour,
 			Soak: time.Hour, Watch: 6 * time.Hour, Offer: 10 * time.Minute, Batch: time.Hour,
 			Gap: 2 * time.Minute, Patience: 15 * time.Minute,
 		},
@@ -144,8 +159,9 @@ func (p Params) Validate() error {
 		{"halt.silent_min", p.Halt.SilentMin > 0}, {"halt.silent_share", open(p.Halt.SilentShare)},
 		{"halt.silent_controls", p.Halt.SilentControls > 0}, {"halt.control_share", open(p.Halt.ControlShare)},
 		{"halt.signatures", p.Halt.Signatures > 0}, {"halt.siblings", p.Halt.Siblings > 0},
+		{"halt.crash_one", p.Halt.CrashOne >= 0}, {"halt.crash_two", p.Halt.CrashTwo >= p.Halt.CrashOne},
 		{"pace.dead", p.Pace.Dead >= 1 && p.Pace.Dead < 1e9}, {"pace.confidence", open(p.Pace.Confidence)},
-		{"pace.pending", open(p.Pace.Pending)}, {"pace.carry", p.Pace.Carry >= 0 && p.Pace.Carry <= 1},
+		{"pace.pending", open(p.Pace.Pending)}, {"pace.excess", open(p.Pace.Excess)}, {"pace.carry", p.Pace.Carry >= 0 && p.Pace.Carry <= 1},
 		{"pace.dark", p.Pace.Dark >= 1}, {"pace.first_share", open(p.Pace.FirstShare)},
 		{"pace.holdback", p.Pace.Holdback >= 0 && p.Pace.Holdback < 0.5}, {"pace.controls", p.Pace.Controls >= 0 && p.Pace.Controls < 1e6},
 		{"pace.max_controls", p.Pace.MaxControls >= 0}, {"pace.small_cell", p.Pace.SmallCell >= 0},
@@ -178,7 +194,7 @@ func (p TimeParams) validate() error {
 	if last == 0 || p.Early < p.Heartbeats[0] || p.Soak < p.Heartbeats[0] || p.Watch < p.Soak || p.Watch > maxWatch || len(p.Heartbeats) > maxHeartbeats {
 		return fmt.Errorf("cannot use the constants of the rule: want first heartbeat <= soak <= watch, have %v, %v, %v", p.Heartbeats, p.Soak, p.Watch)
 	}
-	for _, d := range []time.Duration{p.Grace, p.Early, p.Soak, p.Watch, p.Offer, p.Batch, p.Gap, p.Patience} {
+	for _, d := range []time.Duration{p.Grace, p.Early, p.Crash, p.Blame, p.Soak, p.Watch, p.Offer, p.Batch, p.Gap, p.Patience} {
 		if d < time.Second || d%time.Second != 0 || d > 1000*time.Hour {
 			return fmt.Errorf("cannot use the constants of the rule: %v is not a number of whole seconds", d)
 		}

@@ -27,9 +27,12 @@ type Tier struct {
 type Rollout struct {
 	s        State
 	trials   map[Machine]*Trial
+	watched  int // of trials: those that end by themselves as time passes
 	wheel    wheel
-	base     map[uint32]Pair   // risk sets before the failures of this instant
-	accounts map[string]uint32 // index of each in s.Accounts
+	base     map[uint32]Pair    // risk sets before the failures of this instant
+	accounts map[string]uint32  // index of each in s.Accounts
+	cells    [][]string         // of each unit, in order
+	closed   map[*unit][]*Trial // some may be forgotten already
 }
 
 // A source is a source patch; its units are kernels built from it.
@@ -87,7 +90,7 @@ func (r *Rollout) Step(at time.Time, events []Event) ([]Decision, error) {
 		return nil, fmt.Errorf("cannot take events of %v: %w", at, ErrPast)
 	}
 	for i := range events {
-		if err := r.check(events[i]); err != nil {
+		if err := r.Check(events[i]); err != nil {
 			return nil, fmt.Errorf("cannot take event: %w", err)
 		}
 	}
@@ -95,7 +98,7 @@ func (r *Rollout) Step(at time.Time, events []Event) ([]Decision, error) {
 	clear(r.base)
 	silent := r.apply(sorted(events))
 	for _, t := range silent {
-		r.fail(t, true)
+		r.fail(t, silence)
 	}
 	return r.decide(), nil
 }
@@ -103,10 +106,16 @@ func (r *Rollout) Step(at time.Time, events []Event) ([]Decision, error) {
 // pass lets the time pass until now. Silence while this program was not running is
 // nobody's but its own.
 func (r *Rollout) pass(now int64) {
-	if r.s.Now != 0 && now-r.s.Now > seconds(r.s.Params.Time.Gap) {
+	if r.gap(now) {
 		r.s.Patience = now + seconds(r.s.Params.Time.Patience)
 	}
 	r.s.Now = now
+}
+
+// gap tells whether this program was not running before an instant. While nobody is under
+// watch it need not have been.
+func (r *Rollout) gap(now int64) bool {
+	return r.watched > 0 && now-r.s.Now > seconds(r.s.Params.Time.Gap)
 }
 
 // apply takes events in their order and returns the trials that are overdue, in
@@ -122,8 +131,12 @@ func (r *Rollout) apply(events []Event) (silent []*Trial) {
 	if n > 0 {
 		r.regroup()
 	}
+	dead := failing(events)
 	for _, e := range events[n:] {
-		r.one(e)
+		// Who says that it failed says nothing of how well it is.
+		if e.Kind != Alive || !dead[e.Machine] {
+			r.one(e)
+		}
 	}
 	if r.s.Now < r.s.Patience {
 		return nil
@@ -131,6 +144,17 @@ func (r *Rollout) apply(events []Event) (silent []*Trial) {
 	silent = r.wheel.take(r.s.Now)
 	slices.SortFunc(silent, func(a, b *Trial) int { return slices.Compare(a.Machine[:], b.Machine[:]) })
 	return silent
+}
+
+// failing returns the machines that report a failure.
+func failing(events []Event) map[Machine]bool {
+	ms := map[Machine]bool{}
+	for _, e := range events {
+		if e.Kind == Failed {
+			ms[e.Machine] = true
+		}
+	}
+	return ms
 }
 
 func (r *Rollout) one(e Event) {
@@ -172,9 +196,13 @@ func (r *Rollout) regroup() {
 			u.Lanes[i].Machines, u.Lanes[i].Accounts = 0, 0
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.s.Cells)) {
+	names := slices.Sorted(maps.Keys(r.s.Cells))
+	for _, name := range names {
+		r.place(name, r.s.Cells[name])
+	}
+	r.list()
+	for _, name := range names {
 		c := r.s.Cells[name]
-		r.place(name, c)
 		if c.Unit < 0 {
 			continue
 		}
@@ -182,6 +210,16 @@ func (r *Rollout) regroup() {
 		for i := range lanes {
 			lanes[i].Machines += c.Machines[i]
 			lanes[i].Accounts = max(lanes[i].Accounts, c.Accounts[i])
+		}
+	}
+}
+
+// list lists the cells of each unit.
+func (r *Rollout) list() {
+	r.cells = make([][]string, len(r.s.Units))
+	for _, name := range slices.Sorted(maps.Keys(r.s.Cells)) {
+		if i := r.s.Cells[name].Unit; i >= 0 {
+			r.cells[i] = append(r.cells[i], name)
 		}
 	}
 }
@@ -208,9 +246,25 @@ func (r *Rollout) place(name string, c *cell) {
 		r.s.Sources[c.Source] = &source{Index: r.process()}
 	}
 	r.s.Units = append(r.s.Units, &unit{
-		Name: name, Source: c.Source, Small: small, Index: r.process(),
+		Name: name, Source: c.Source, Small: small, Late: r.late(c.Source), Index: r.process(),
 		Lanes: make([]lane, len(r.s.Tiers)), Accounts: map[uint32]*share{}, Signatures: map[string][]reporter{},
 	})
+}
+
+// late tells whether a source is through: it has units of kernels of their own, and all have
+// the patch.
+func (r *Rollout) late(source string) bool {
+	through := false
+	for _, u := range r.s.Units {
+		if u.Source != source || u.Small {
+			continue
+		}
+		if u.current() != nil || u.Halted != "" {
+			return false
+		}
+		through = true
+	}
+	return through
 }
 
 // process numbers the processes that share alpha.
@@ -226,7 +280,7 @@ func (r *Rollout) person(e Event) {
 		return // a promise about a unit that is halted now would come true when it is resumed
 	}
 	if e.Kind == Promoted {
-		u.Told = true
+		u.Told = u.current() != nil
 		return
 	}
 	if e.Kind == Resumed {
@@ -239,7 +293,7 @@ func (r *Rollout) person(e Event) {
 // and so it widens with care.
 func (r *Rollout) resume(u *unit) {
 	u.Halted, u.TripOff, u.E = "", true, EValue{}
-	u.Signatures = map[string][]reporter{}
+	u.Signatures, u.Crashed = map[string][]reporter{}, nil
 	for _, s := range u.Accounts {
 		s.Signatures = 0
 	}

@@ -31,7 +31,7 @@ type State struct {
 
 	// Trials in the order of their machines. A server that keeps them in a
 	// table of their own leaves them out here.
-	Trials []Trial `json:"trials,omitempty"`
+	Trials Trials `json:"trials,omitempty"`
 }
 
 // State returns the state. What it refers to is the rollout's own until
@@ -62,25 +62,39 @@ func Restore(s State) (*Rollout, error) {
 	}
 	r := &Rollout{
 		s: s, trials: make(map[Machine]*Trial, len(s.Trials)), base: map[uint32]Pair{}, accounts: map[string]uint32{},
-		wheel: wheel{slots: map[int64][]*Trial{}, next: s.Now},
+		closed: map[*unit][]*Trial{},
+		wheel:  wheel{slots: map[int64][]*Trial{}, next: s.Now},
 	}
 	for i, name := range s.Accounts {
 		r.accounts[name] = uint32(i)
 	}
 	for i := range s.Trials {
-		t := s.Trials[i]
-		r.trials[t.Machine] = &t
-		if t.Due != 0 {
-			r.wheel.put(&t)
-		}
+		r.watch(&s.Trials[i])
 	}
 	r.s.Trials = nil
+	r.list()
 	for _, u := range r.s.Units {
 		if u.Signatures == nil {
 			u.Signatures = map[string][]reporter{}
 		}
 	}
 	return r, nil
+}
+
+// watch takes a trial that was stored.
+func (r *Rollout) watch(stored *Trial) {
+	t := new(Trial) // of its own, so that it can be freed without the others
+	*t = *stored
+	r.trials[t.Machine] = t
+	if !t.is(closed | missed) {
+		r.watched++
+	}
+	if u := r.s.Units[t.Unit]; t.is(closed) {
+		r.closed[u] = append(r.closed[u], t)
+	}
+	if t.Due != 0 {
+		r.wheel.put(t)
+	}
 }
 
 // check refuses a state that would make a Step panic.
@@ -130,7 +144,7 @@ func (s *State) checkTrial(t *Trial) error {
 	switch {
 	case t.Unit < 0 || int(t.Unit) >= len(s.Units),
 		int(t.Tier) >= len(s.Tiers),
-		t.Batch != 0 && s.Batches[t.Batch] == nil,
+		t.Batch != 0 && (s.Batches[t.Batch] == nil || !t.is(evidence)),
 		t.Arm != Treated && t.Arm != Control,
 		int(t.Account) >= len(s.Accounts),
 		t.Flags&^allFlags != 0:

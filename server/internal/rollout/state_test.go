@@ -48,7 +48,7 @@ func TestRestoreRefusesWhatDoesNotFit(t *testing.T) {
 		"a trial of no arm":             func(s *State) { s.Trials[0].Arm = Outside },
 		"a trial of an unknown unit":    func(s *State) { s.Trials[0].Unit = 99 },
 		"a trial of an unknown tier":    func(s *State) { s.Trials[0].Tier = 9 },
-		"a trial with an unknown flag":  func(s *State) { s.Trials[0].Flags = 1 << 7 },
+		"a trial with an unknown flag":  func(s *State) { s.Trials[0].Flags = 1 << 15 },
 		"a negative number of its test": func(s *State) { s.Units[0].Index = -1 },
 	}
 	stored, err := json.Marshal(busy(t).r.State())

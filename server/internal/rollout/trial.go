@@ -1,38 +1,101 @@
 package rollout
 
-import "time"
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
 
 // A Trial is a machine under watch. It is all that is kept of a single machine.
 type Trial struct {
-	Machine Machine `json:"machine"`
-	Unit    int32   `json:"unit"`    // index of [State.Units]
-	Account uint32  `json:"account"` // index of [State.Accounts]
-	Opened  int64   `json:"opened"`  // Unix seconds
-	Due     int64   `json:"due"`     // when the next sign of life is overdue; 0: none is expected
-	Batch   uint32  `json:"batch"`   // key of [State.Batches]; 0: no evidence
-	Stage   int32   `json:"stage"`
-	Tier    uint8   `json:"tier"`
-	Arm     Arm     `json:"arm"`
-	Passed  uint8   `json:"passed"` // deadlines
-	Flags   flags   `json:"flags"`
+	Machine Machine
+	Unit    int32  // index of [State.Units]
+	Account uint32 // index of [State.Accounts]
+	Opened  int64  // Unix seconds
+	Due     int64  // when the next sign of life is overdue; 0: none is expected
+	Batch   uint32 // key of [State.Batches]; 0: none, and no evidence for test A
+	Stage   int32
+	Tier    uint8
+	Arm     Arm
+	Passed  uint8 // deadlines
+	Flags   flags
 }
 
 // flags are what happened to a trial.
-type flags uint8
+type flags uint16
 
 const (
-	offered flags = 1 << iota // told, but has not begun
-	matured                   // was well after the soak
-	counted                   // is part of the matured evidence
-	closed                    // a control that had its trial; kept so that it has one a stage
+	offered  flags = 1 << iota // told, but has not begun
+	matured                    // was well after the soak
+	counted                    // is part of the matured evidence
+	closed                     // a control that had its trial; kept so that it has one a stage
+	evidence                   // counts in the tests and for the pace
+	missed                     // failed, nobody knows why; kept to learn whether it crashed
+	held                       // is missed, and still counts as young
+	down                       // is missed, and has been down: what it says now is of another boot
 )
 
-const allFlags = offered | matured | counted | closed
+const (
+	allFlags = offered | matured | counted | closed | evidence | missed | held | down
+	idle     = offered | closed | missed // kept, but no sign of life is expected
+)
 
 func (t *Trial) is(f flags) bool { return t.Flags&f != 0 }
 
-// evidence tells whether the trial counts in the tests.
-func (t *Trial) evidence() bool { return t.Batch != 0 }
+// dealt tells whether the trial counts in test A.
+func (t *Trial) dealt() bool { return t.Batch != 0 }
+
+// Trials are written as one string of records, because there may be a million of them.
+type Trials []Trial
+
+// record is the size of a trial in bytes.
+const record = 16 + 4*4 + 2*8 + 3 + 2
+
+// MarshalJSON implements [json.Marshaler].
+func (ts Trials) MarshalJSON() ([]byte, error) {
+	b := make([]byte, 0, len(ts)*record)
+	for i := range ts {
+		t, le := &ts[i], binary.LittleEndian
+		b = append(b, t.Machine[:]...)
+		b = le.AppendUint32(b, uint32(t.Unit))
+		b = le.AppendUint32(b, t.Account)
+		b = le.AppendUint32(b, t.Batch)
+		b = le.AppendUint32(b, uint32(t.Stage))
+		b = le.AppendUint64(b, uint64(t.Opened))
+		b = le.AppendUint64(b, uint64(t.Due))
+		b = append(b, t.Tier, byte(t.Arm), t.Passed)
+		b = le.AppendUint16(b, uint16(t.Flags))
+	}
+	return json.Marshal(b)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (ts *Trials) UnmarshalJSON(in []byte) error {
+	var b []byte
+	if err := json.Unmarshal(in, &b); err != nil {
+		return fmt.Errorf("cannot read trials: %w", err)
+	}
+	if len(b)%record != 0 {
+		return fmt.Errorf("cannot read trials: %d bytes are no number of records", len(b))
+	}
+	*ts = make(Trials, 0, len(b)/record)
+	for ; len(b) > 0; b = b[record:] {
+		*ts = append(*ts, readTrial(b))
+	}
+	return nil
+}
+
+func readTrial(b []byte) Trial {
+	le := binary.LittleEndian
+	return Trial{
+		Machine: Machine(b[:16]), Unit: int32(le.Uint32(b[16:])), Account: le.Uint32(b[20:]),
+		Batch: le.Uint32(b[24:]), Stage: int32(le.Uint32(b[28:])),
+		Opened: int64(le.Uint64(b[32:])), Due: int64(le.Uint64(b[40:])),
+		Tier: b[48], Arm: Arm(b[49]), Passed: b[50], Flags: flags(le.Uint16(b[51:])),
+	}
+}
 
 // deadline returns the age at which the i-th sign of life is expected.
 func (p TimeParams) deadline(i int) time.Duration {
@@ -48,6 +111,10 @@ func (p TimeParams) expects(i int) bool { return i == 0 || p.deadline(i-1) < p.W
 
 // lived tells whether a trial that has passed n deadlines outlived the early window.
 func (p TimeParams) lived(n int) bool { return n > 0 && p.deadline(n-1) >= p.Early }
+
+// fresh tells whether a machine that has passed n deadlines was last heard of before the
+// age up to which a crash counts in test D.
+func (p TimeParams) fresh(n int) bool { return n == 0 || p.deadline(n-1) < p.Crash }
 
 // overdue returns the age in seconds at which the i-th sign of life is missed. It
 // counts from the beginning of the trial and not from the last sign of life, of which a
@@ -82,6 +149,26 @@ type wheel struct {
 func (w *wheel) put(t *Trial) {
 	slot := max(t.Due, w.next)
 	w.slots[slot] = append(w.slots[slot], t)
+}
+
+// overdue tells whether take would return a trial. Entries that it passes by it drops.
+func (w *wheel) overdue(now int64) bool {
+	due := func(t *Trial) bool { return t.Due != 0 && t.Due <= now }
+	if now-w.next > int64(len(w.slots)) { // a long step: fewer slots than seconds
+		for slot, trials := range w.slots {
+			if slot <= now && slices.ContainsFunc(trials, due) {
+				return true
+			}
+		}
+		return false
+	}
+	for ; w.next <= now; w.next++ {
+		if slices.ContainsFunc(w.slots[w.next], due) {
+			return true
+		}
+		delete(w.slots, w.next)
+	}
+	return false
 }
 
 // take removes the trials that are due at now or before, and returns each once.

@@ -11,18 +11,23 @@ type unit struct {
 	Name   string `json:"name"`
 	Source string `json:"source"`
 	Small  bool   `json:"small"`
-	Index  int    `json:"index"` // of its test A among all processes
-	Tier   int    `json:"tier"`  // index; the number of tiers when complete
-	Lanes  []lane `json:"lanes"` // one a tier
+	Late   bool   `json:"late,omitempty"` // made when its siblings had the patch
+	Index  int    `json:"index"`          // of its test A among all processes
+	Tier   int    `json:"tier"`           // index; the number of tiers when complete
+	Lanes  []lane `json:"lanes"`          // one a tier
 
 	E      EValue `json:"e"`
 	Lived  Pair   `json:"lived"`  // evidence that outlived the early window
+	Dead   Pair   `json:"dead"`   // counted evidence that fell silent in it, or said at any time that it failed
 	Dealt  int64  `json:"dealt"`  // evidence, both arms
 	Failed Pair   `json:"failed"` // counted evidence
 	Mature Pair   `json:"mature"` // counted evidence
 
 	Accounts   map[uint32]*share     `json:"accounts"`
 	Signatures map[string][]reporter `json:"signatures,omitempty"`
+	Crashed    []reporter            `json:"crashed,omitempty"` // of small units
+	// Trusting: newcomers are evidence, for a stage has shown that there is no other.
+	Trusting bool `json:"trusting,omitempty"`
 
 	Halted   Reason   `json:"halted,omitempty"`
 	TripOff  bool     `json:"trip_off,omitempty"`
@@ -39,7 +44,7 @@ type share struct {
 	Signatures int   `json:"signatures,omitempty"`
 }
 
-// A reporter is a machine that reported an oops.
+// A reporter is a machine that reported an oops or a crash.
 type reporter struct {
 	Machine Machine `json:"machine"`
 	Account uint32  `json:"account"`
@@ -63,6 +68,7 @@ type lane struct {
 	Pending int64 `json:"pending"`
 	Dark    int64 `json:"dark"` // of them without any sign of life
 	Offered int64 `json:"offered"`
+	Young   int64 `json:"young"` // offered, or have not outlived the early window and might yet
 	Soft    int64 `json:"soft"`
 	Left    Pair  `json:"left"`
 
@@ -171,19 +177,53 @@ func (u *unit) current() *lane {
 	return &u.Lanes[u.Tier]
 }
 
+// latest is the tier that is being widened, or the last one.
+func (u *unit) latest() int { return min(u.Tier, len(u.Lanes)-1) }
+
+// tried is on how many machines the patch has been.
+func (u *unit) tried() (n int64) {
+	for i := range u.Lanes {
+		n += u.Lanes[i].Exposed
+	}
+	return n
+}
+
+// few tells whether so few machines cannot be dealt to two arms.
+func (p PaceParams) few(machines int64) bool {
+	return float64(machines)*min(p.FirstShare, p.Holdback) < 1
+}
+
 // capacity is how many of a stage's machines may be without a sign of life at a
 // time.
 func (p PaceParams) capacity(room int64) int64 {
 	return max(1, int64(math.Ceil(float64(room)/p.Dark)))
 }
 
-// open returns how many more machines the lane may let in now.
-func (l *lane) open(p PaceParams, finished bool) int64 {
-	stage := l.Wanted - l.Came.Treated
-	if finished { // everybody has it; the tier grows
-		stage = math.MaxInt32
+// open returns how many more machines a lane may let in now, where earned is N′ of
+// all that is known by now.
+func (u *unit) open(l *lane, p PaceParams, earned int64) int64 {
+	room, stage := l.Room, l.Wanted-l.Came.Treated
+	if l.Share == patch.Everyone { // the lane grows as machines come
+		room, stage = max(room, earned), math.MaxInt32
 	}
-	return min(stage, l.Room-l.Pending, p.capacity(l.Room)-l.Dark) - l.Offered
+	return min(min(stage, room-l.Pending, p.capacity(room)-l.Dark)-l.Offered, u.bold(l, p))
+}
+
+// bold is the limit of open where there are no controls, or few: as many machines at a time
+// as have outlived the early window, and at least one. So a patch that kills has
+// one machine first, and a fleet of a thousand is through after ten such windows.
+func (u *unit) bold(l *lane, p PaceParams) int64 {
+	young := l.Young
+	switch {
+	case u.Small || u.Late:
+		young = 0
+		for i := range u.Lanes {
+			young += u.Lanes[i].Young
+		}
+	case !p.few(l.Machines):
+		return math.MaxInt32
+	}
+	return max(1, u.Lived.Treated) - young
 }
 
 // begin starts the stage of a verdict.
@@ -193,6 +233,14 @@ func (l *lane) begin(v Verdict, now int64) {
 	l.Before, l.Share, l.Sham = l.Share, v.Share, v.Sham
 	l.Room, l.Wanted = v.Room, v.Wanted
 	l.Came, l.Seen, l.Silent = Pair{}, Pair{}, Pair{}
+}
+
+// age is that of the stage in seconds, 0 if none has begun.
+func (l *lane) age(now int64) int64 {
+	if l.Stage == 0 {
+		return 0
+	}
+	return now - l.Began
 }
 
 // finish opens the tier to everybody, at the pace of its last stage.

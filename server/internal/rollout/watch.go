@@ -1,10 +1,5 @@
 package rollout
 
-import (
-	"slices"
-	"time"
-)
-
 // This file follows single machines through their trials.
 
 // offer notes that a machine was let in and has not said yet that it begins.
@@ -14,7 +9,7 @@ func (r *Rollout) offer(e Event) {
 		return
 	}
 	if t := r.trials[e.Machine]; t != nil {
-		if t.Arm == Treated {
+		if t.Arm == Treated && !t.is(missed) {
 			return
 		}
 		r.leave(t, false) // a control that the stage has reached
@@ -23,7 +18,16 @@ func (r *Rollout) offer(e Event) {
 	t.Flags = offered
 	t.Due = r.s.Now + seconds(r.s.Params.Time.Offer)
 	u.Lanes[t.Tier].Offered++
+	u.Lanes[t.Tier].Young++
 	r.wheel.put(t)
+}
+
+// unoffer ends an offer, taken or not.
+func (r *Rollout) unoffer(t *Trial) {
+	l := &r.s.Units[t.Unit].Lanes[t.Tier]
+	l.Offered--
+	l.Young--
+	r.forget(t)
 }
 
 // expose opens the trial of a treated machine.
@@ -35,10 +39,8 @@ func (r *Rollout) expose(e Event) {
 	t := r.trials[e.Machine]
 	switch {
 	case t != nil && t.is(offered):
-		u := r.s.Units[t.Unit]
-		u.Lanes[t.Tier].Offered--
-		r.forget(t)
-	case t != nil && t.Arm == Treated:
+		r.unoffer(t)
+	case t != nil && t.Arm == Treated && !t.is(missed):
 		return // it said so before
 	case t != nil:
 		r.leave(t, false)
@@ -48,18 +50,19 @@ func (r *Rollout) expose(e Event) {
 	l.Exposed++
 	l.Pending++
 	l.Dark++
+	l.Young++
 	l.Came.Treated++
 	// Machines that an earlier stage had reached and that come only now are
 	// not like the controls, which are drawn from all that check in.
 	arm := Assignment{Salt: r.s.Salt, Stage: int64(l.Stage), Share: l.Share}.Arm(e.Machine)
 	before := Assignment{Salt: r.s.Salt, Share: l.Before}.Arm(e.Machine)
-	r.begin(u, t, !e.Newcomer && arm == Treated && before != Treated)
+	r.begin(u, t, r.trusts(u, e.Newcomer), int(t.Tier) == u.Tier && arm == Treated && before != Treated)
 }
 
 // sham opens the trial of a control, once in each stage.
 func (r *Rollout) sham(e Event) {
 	u, i := r.where(e.Cell)
-	if u == nil || u.Halted != "" || e.Newcomer || r.tier(e.Tier) != u.Tier {
+	if u == nil || u.Halted != "" || !r.trusts(u, e.Newcomer) || r.tier(e.Tier) != u.Tier {
 		return
 	}
 	l := u.current()
@@ -73,7 +76,7 @@ func (r *Rollout) sham(e Event) {
 		r.forget(t)
 	}
 	l.Came.Control++
-	r.begin(u, r.open(e, i, Control), true)
+	r.begin(u, r.open(e, i, Control), true, true)
 }
 
 // shamRoom returns how many controls the stage wants now: those of the treated
@@ -90,16 +93,27 @@ func (r *Rollout) open(e Event, unit int, arm Arm) *Trial {
 		Tier: uint8(tier), Stage: r.s.Units[unit].Lanes[tier].Stage, Arm: arm,
 	}
 	r.trials[e.Machine] = t
+	r.watched++
 	return t
 }
 
-// begin puts a trial under watch, as evidence if that is possible.
-func (r *Rollout) begin(u *unit, t *Trial, evidence bool) {
-	l := &u.Lanes[t.Tier]
-	if evidence && int(t.Tier) == u.Tier && u.admits(t.Account, r.s.Params.Pace.AccountShare) {
+// trusts tells whether a machine may be evidence. A newcomer may where it is no use to
+// have chosen an identity, for the hash does not choose among many: in a small unit and
+// in the fleet of one account. Elsewhere it may if there is no other evidence to be had.
+func (r *Rollout) trusts(u *unit, newcomer bool) bool {
+	return !newcomer || u.Small || u.Trusting || u.accounts() == 1 || r.s.Params.Pace.AtOnce
+}
+
+// begin puts a trial under watch, as evidence if that is possible: for all tests if it
+// was dealt now, and otherwise, in units that have little to go by, for those that need no controls.
+func (r *Rollout) begin(u *unit, t *Trial, trusted, dealt bool) {
+	if trusted && (dealt || u.Small || u.Late || r.s.Params.Pace.AtOnce) && u.admits(t.Account, r.s.Params.Pace.AccountShare) {
 		u.account(t.Account).Dealt++
 		u.Dealt++
-		t.Batch = r.batch(l)
+		t.Flags |= evidence
+	}
+	if dealt && t.is(evidence) {
+		t.Batch = r.batch(&u.Lanes[t.Tier])
 		r.s.Batches[t.Batch].AtRisk.add(t.Arm, 1)
 	}
 	t.Due = t.Opened + r.s.Params.Time.overdue(0)
@@ -134,7 +148,7 @@ func (r *Rollout) dropBatch(id uint32) {
 
 // alive takes a sign of life.
 func (r *Rollout) alive(t *Trial) {
-	if t == nil || t.Flags&(offered|closed) != 0 {
+	if t == nil || t.is(offered|closed|down) {
 		return
 	}
 	p, age, passed := r.s.Params.Time, r.s.Now-t.Opened, t.Passed
@@ -142,6 +156,9 @@ func (r *Rollout) alive(t *Trial) {
 		r.outlive(t)
 	}
 	switch {
+	case t.is(held):
+		r.release(t)
+	case t.is(missed): // what has failed stays so
 	case !p.expects(int(t.Passed)):
 		r.close(t)
 	case t.Passed != passed:
@@ -150,40 +167,41 @@ func (r *Rollout) alive(t *Trial) {
 	}
 }
 
-// Next returns after how many seconds a machine under watch is to give its next sign
-// of life, so that it can be told. A machine that is not under watch is not expected to
-// give one.
-func (r *Rollout) Next(m Machine, at time.Time) (wait int64, watched bool) {
-	t := r.trials[m]
-	if t == nil || t.Flags&(offered|closed) != 0 {
-		return 0, false
-	}
-	return max(1, t.Opened+seconds(r.s.Params.Time.deadline(int(t.Passed)))-at.Unix()), true
-}
-
 // outlive takes a trial past its next deadline.
 func (r *Rollout) outlive(t *Trial) {
+	t.Passed++
+	if t.is(missed) {
+		return
+	}
 	u := r.s.Units[t.Unit]
-	l, p := &u.Lanes[t.Tier], r.s.Params.Time
-	age := p.deadline(int(t.Passed))
-	if t.Passed == 0 {
+	l, p, passed := &u.Lanes[t.Tier], r.s.Params.Time, int(t.Passed)
+	if passed == 1 {
 		r.seen(u, t)
 		if t.Arm == Treated {
 			l.Dark--
 		}
 	}
-	if t.evidence() && !p.lived(int(t.Passed)) && p.lived(int(t.Passed)+1) {
-		u.Lived.add(t.Arm, 1)
+	if p.lived(passed) && !p.lived(passed-1) {
+		r.survive(u, t)
 	}
-	t.Passed++
-	if age >= p.Soak && !t.is(matured) {
+	if p.deadline(passed-1) >= p.Soak && !t.is(matured) {
 		r.mature(u, t)
+	}
+}
+
+// survive notes that a machine has outlived the early window.
+func (r *Rollout) survive(u *unit, t *Trial) {
+	if t.Arm == Treated {
+		u.Lanes[t.Tier].Young--
+	}
+	if t.is(evidence) {
+		u.Lived.add(t.Arm, 1)
 	}
 }
 
 // seen counts evidence of the present stage that has outlived its first deadline, or failed.
 func (r *Rollout) seen(u *unit, t *Trial) {
-	if l := &u.Lanes[t.Tier]; t.evidence() && t.Stage == l.Stage {
+	if l := &u.Lanes[t.Tier]; t.is(evidence) && t.Stage == l.Stage {
 		l.Seen.add(t.Arm, 1)
 	}
 }
@@ -194,7 +212,7 @@ func (r *Rollout) mature(u *unit, t *Trial) {
 	if t.Arm == Treated {
 		l.Pending--
 	}
-	if !t.evidence() || !u.countsMature(t.Account, t.Arm, r.s.Params.Pace.AccountShare) {
+	if !t.is(evidence) || !u.countsMature(t.Account, t.Arm, r.s.Params.Pace.AccountShare) {
 		return
 	}
 	t.Flags |= counted
@@ -209,19 +227,17 @@ func (r *Rollout) mature(u *unit, t *Trial) {
 // leave ends a trial without an outcome. A machine that leaves could not fail
 // any more, so it is not at risk beside those that stay.
 func (r *Rollout) leave(t *Trial, soft bool) {
-	if t == nil || t.is(closed) {
-		if t != nil {
-			r.forget(t)
-		}
+	switch {
+	case t == nil:
 		return
-	}
-	u := r.s.Units[t.Unit]
-	l := &u.Lanes[t.Tier]
-	if t.is(offered) {
-		l.Offered--
+	case t.is(offered):
+		r.unoffer(t)
+		return
+	case t.is(closed | missed):
 		r.forget(t)
 		return
 	}
+	l := &r.s.Units[t.Unit].Lanes[t.Tier]
 	r.settle(l, t)
 	switch {
 	case soft && t.Arm == Treated:
@@ -241,13 +257,16 @@ func (r *Rollout) settle(l *lane, t *Trial) {
 	if t.Passed == 0 {
 		l.Dark--
 	}
+	if !r.s.Params.Time.lived(int(t.Passed)) {
+		l.Young--
+	}
 	if !t.is(matured) {
 		l.Pending--
 	}
 }
 
 func (r *Rollout) unrisk(t *Trial) {
-	if t.evidence() {
+	if t.dealt() {
 		r.s.Batches[t.Batch].AtRisk.add(t.Arm, -1)
 		r.dropBatch(t.Batch)
 	}
@@ -259,6 +278,8 @@ func (r *Rollout) close(t *Trial) {
 	if l := &r.s.Units[t.Unit].Lanes[t.Tier]; t.Arm == Control && t.Stage == l.Stage {
 		t.Due, t.Batch = 0, 0
 		t.Flags |= closed
+		r.closed[r.s.Units[t.Unit]] = append(r.closed[r.s.Units[t.Unit]], t)
+		r.watched--
 		return
 	}
 	r.forget(t)
@@ -269,98 +290,11 @@ func (r *Rollout) close(t *Trial) {
 func (r *Rollout) forget(t *Trial) {
 	t.Due = 0
 	delete(r.trials, t.Machine)
-}
-
-// failed takes the report of a failure.
-func (r *Rollout) failed(e Event) {
-	t := r.trials[e.Machine]
-	if e.Failure == Oops && (t == nil || t.Arm == Treated) && !e.Newcomer {
-		r.blame(e, t)
+	if !t.is(closed | missed) {
+		r.watched--
 	}
-	if t == nil || t.Flags&(offered|closed) != 0 {
-		return
-	}
-	r.fail(t, false)
-}
-
-// maxSignatures bounds how many oopses of an account are told apart, so that one
-// account cannot fill the memory or hide a true one.
-const maxSignatures = 4
-
-// blame notes an oops that names our module.
-func (r *Rollout) blame(e Event, t *Trial) {
-	u, _ := r.where(e.Cell)
-	account := r.account(e.Account)
-	if t != nil {
-		u, account = r.s.Units[t.Unit], t.Account
-	}
-	if u == nil || u.Halted != "" {
-		return
-	}
-	known, mine := u.Signatures[e.Signature], u.account(account)
-	alone := u.accounts() == 1 // nobody else could confirm it
-	if slices.ContainsFunc(known, func(o reporter) bool {
-		return o.Machine == e.Machine || o.Account == account && !alone
-	}) || int64(len(known)) >= r.s.Params.Halt.Signatures {
-		return
-	}
-	if len(known) == 0 && mine.Signatures >= maxSignatures {
-		return
-	}
-	mine.Signatures++
-	u.Signatures[e.Signature] = append(known, reporter{e.Machine, account})
-}
-
-// fail ends a trial by a failure.
-func (r *Rollout) fail(t *Trial, silent bool) {
-	u := r.s.Units[t.Unit]
-	l := &u.Lanes[t.Tier]
-	if t.is(offered) {
-		l.Offered-- // it never began, so the patch did nothing to it
-		r.forget(t)
-		return
-	}
-	if t.evidence() {
-		r.count(u, t, silent)
-	}
-	r.settle(l, t)
-	r.forget(t)
-}
-
-// count makes a failure evidence.
-func (r *Rollout) count(u *unit, t *Trial, silent bool) {
-	l, p := &u.Lanes[t.Tier], r.s.Params
-	// All failures of an instant are compared with the machines that were at risk
-	// before it.
-	atRisk, ok := r.base[t.Batch]
-	if !ok {
-		atRisk = r.s.Batches[t.Batch].AtRisk
-		r.base[t.Batch] = atRisk
-	}
-	r.unrisk(t)
-	if t.Passed == 0 {
-		r.seen(u, t)
-	}
-	if t.is(counted) {
-		l.Healthy.add(t.Arm, -1)
-	}
-	if p.Time.lived(int(t.Passed)) {
-		u.Lived.add(t.Arm, -1)
-	}
-	if !u.countsFailure(t.Account, p.Pace.AccountShare) {
-		return
-	}
-	u.account(t.Account).Failed++
-	u.Failed.add(t.Arm, 1)
-	l.Failed.add(t.Arm, 1)
-	if silent && t.Stage == l.Stage && p.Time.deadline(int(t.Passed)) <= p.Time.Early {
-		l.Silent.add(t.Arm, 1)
-	}
-	f := factors(p.Halt.Risks, t.Arm == Treated, atRisk)
-	src := r.s.Sources[u.Source]
-	for i := range f {
-		u.E[i] += f[i]
-		src.E[i] += f[i]
+	if t.is(held) {
+		r.s.Units[t.Unit].Lanes[t.Tier].Young--
 	}
 }
 

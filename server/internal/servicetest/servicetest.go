@@ -30,9 +30,11 @@ import (
 	"livepatch/server/internal/blob"
 	"livepatch/server/internal/catalog"
 	"livepatch/server/internal/certs"
+	"livepatch/server/internal/controller"
 	"livepatch/server/internal/enrolment"
 	"livepatch/server/internal/layout"
 	"livepatch/server/internal/ops"
+	"livepatch/server/internal/rollout"
 	"livepatch/server/internal/signer"
 	"livepatch/server/internal/store"
 	"livepatch/server/internal/store/sqlite"
@@ -47,6 +49,9 @@ type Service struct {
 	Catalog *catalog.Catalog
 	Desk    *enrolment.Desk
 	Metrics *ops.Metrics
+	Rule    *controller.Controller // runs until the test is over, or StopRule is called
+	// StopRule ends it: a test that sleeps for days would otherwise wait for each second.
+	StopRule func()
 }
 
 // A Log keeps what is logged. It is safe for concurrent use.
@@ -132,7 +137,33 @@ func Open(t testing.TB, dir layout.Dir) *Service {
 		t.Fatal(err)
 	}
 	s.Desk = enrolment.New(s.DB)
+	s.run(t, log)
 	return s
+}
+
+// run runs the rule until the test is over.
+func (s *Service) run(t testing.TB, log *slog.Logger) {
+	t.Helper()
+	var err error
+	s.Rule, err = controller.New(controller.Config{
+		Log: log, DB: s.DB, Params: rollout.Defaults(), Tiers: controller.Tiers(), SignFiles: s.Catalog.Refresh, Now: time.Now,
+		Metrics: s.Metrics,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Catalog.Published = s.Rule.Poke
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Rule.Run(ctx)
+	}()
+	s.StopRule = sync.OnceFunc(func() {
+		stop()
+		<-done
+	})
+	t.Cleanup(s.StopRule)
 }
 
 // Reopen opens the catalog with other keys and returns the error.
@@ -147,6 +178,7 @@ func (s *Service) API() api.Config {
 	return api.Config{
 		Log:     slog.New(slog.NewJSONHandler(s.Log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Catalog: s.Catalog, Desk: s.Desk, Metrics: s.Metrics, Interval: time.Hour,
+		Rule: s.Rule, Now: time.Now,
 	}
 }
 

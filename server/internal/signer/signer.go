@@ -63,16 +63,24 @@ func (s *Signer) Rollout(version int64, rollouts []store.Rollout, now time.Time)
 
 // describe says of a rollout what agents and loaders must know.
 func describe(r store.Rollout) patch.Rollout {
-	all := patch.Stage{Share: patch.Everyone, Salt: r.Salt}
-	d := patch.Rollout{State: r.State, SoakSeconds: int64(r.Soak / time.Second), Tiers: map[string]patch.Stage{}}
+	d := patch.Rollout{
+		State: r.State, SoakSeconds: int64(r.Soak / time.Second), Tiers: map[string]patch.Stage{},
+		Spreads: r.Spread.Kernels, Kernels: r.Spread.States,
+	}
 	for _, tier := range Tiers {
-		d.Tiers[tier] = all
+		d.Tiers[tier] = patch.Stage{Share: r.Spread.Tiers[tier], Salt: r.Salt}
+	}
+	if w := r.Withdrawal; r.State == patch.Halted && w.Share > 0 {
+		d.Withdraw = &patch.Stage{Share: w.Share, Salt: w.Salt}
 	}
 	return d
 }
 
+// Late is the tier of machines that are not to be canaries.
+const Late = "late"
+
 // Tiers are the tiers of a service, in the order in which patches reach them.
-var Tiers = []string{"edge", "beta", "candidate", "stable"}
+var Tiers = []string{"edge", "beta", "candidate", "stable", Late}
 
 // Snapshot makes a version of the snapshot role that lists versions of the
 // offline roles and of rollout.

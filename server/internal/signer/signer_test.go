@@ -187,8 +187,14 @@ func TestTimestampNamesTheSnapshot(t *testing.T) {
 func TestRolloutSaysWhoGetsAPatch(t *testing.T) {
 	_, keys := newKeys(t)
 	f, err := signer.New(keys).Rollout(2, []store.Rollout{
-		{Vendor: "debian", Version: "1.1", State: patch.Running, Salt: "salt", Soak: 90 * time.Second},
+		{Vendor: "debian", Version: "1.1", State: patch.Running, Salt: "salt", Soak: 90 * time.Second, Spread: store.Spread{
+			Tiers:   map[string]int64{"edge": patch.Everyone},
+			Kernels: []patch.Spread{{Kernels: []string{"6.1.0-53-amd64/x86_64"}, Shares: map[string]int64{"edge": 300}}},
+			States:  map[string]patch.RolloutState{"6.1.0-52-amd64/x86_64": patch.Halted},
+		}},
 		{Vendor: "debian", Version: "2.1", State: patch.Revoked, Salt: "other"},
+		{Vendor: "debian", Version: "3.1", State: patch.Halted, Salt: "third", Withdrawal: store.Withdrawal{Share: 10_000, Salt: "fourth"}},
+		{Vendor: "debian", Version: "4.1", State: patch.Running, Salt: "fifth", Withdrawal: store.Withdrawal{Share: 10_000, Salt: "sixth"}},
 	}, now)
 	if err != nil {
 		t.Fatal(err)
@@ -204,9 +210,30 @@ func TestRolloutSaysWhoGetsAPatch(t *testing.T) {
 			t.Errorf("%s is %+v, %v", path, got, err)
 		}
 	}
-	got, err := patch.ParseRollout(*m.Signed.Targets["rollout/debian_1.1"].Custom)
-	if err != nil || got.SoakSeconds != 90 || len(got.Tiers) != 4 || got.Tiers["edge"] != (patch.Stage{Share: patch.Everyone, Salt: "salt"}) {
-		t.Errorf("rollout is %+v, %v", got, err)
+	rollout := func(version string) patch.Rollout {
+		got, err := patch.ParseRollout(*m.Signed.Targets["rollout/debian_"+version].Custom)
+		if err != nil {
+			t.Error(err)
+		}
+		return got
+	}
+	got := rollout("1.1")
+	if got.SoakSeconds != 90 || len(got.Tiers) != 5 || got.Tiers["edge"] != (patch.Stage{Share: patch.Everyone, Salt: "salt"}) ||
+		got.Tiers["stable"] != (patch.Stage{Salt: "salt"}) {
+		t.Errorf("rollout is %+v", got)
+	}
+	k := patch.Kernel{Release: "6.1.0-53-amd64", Arch: "x86_64"}
+	if stage, ok := got.Stage(k, "edge"); !ok || stage.Share != 300 {
+		t.Errorf("stage of a kernel by itself is %+v, %v", stage, ok)
+	}
+	if k.Release = "6.1.0-52-amd64"; got.At(k) != patch.Halted {
+		t.Error("a kernel that the rule has halted runs on")
+	}
+	if got.Withdraw != nil || rollout("4.1").Withdraw != nil {
+		t.Error("a rollout that is not halted is withdrawn")
+	}
+	if w := rollout("3.1").Withdraw; w == nil || *w != (patch.Stage{Share: 10_000, Salt: "fourth"}) {
+		t.Errorf("withdrawal is %+v", w)
 	}
 }
 

@@ -62,18 +62,28 @@ type Machine struct {
 	Patch      service.Patch // zero: none in force
 }
 
+// An Enrolled is a machine with the hash of its token.
+type Enrolled struct {
+	Token Hash
+	Machine
+}
+
 // An Identity is the machine that a machine token names.
 type Identity struct {
-	Token   Hash
-	Machine string
-	Tier    string
-	Revoked bool // its auth token was revoked
+	Token     Hash
+	Machine   string
+	AuthToken int64 // ID of the token that enrolled it
+	Tier      string
+	Enrolled  time.Time
+	Revoked   bool // its auth token was revoked
 }
 
 // A Report is one check-in to be kept.
 type Report struct {
 	service.CheckIn
 	At time.Time
+	// Sign is what the rule is to be told of it; nil for nothing.
+	Sign *Sign
 }
 
 // A File is one version of a role's signed metadata.
@@ -129,6 +139,8 @@ type Rollout struct {
 	Soak            time.Duration
 	Created         time.Time
 	Updated         time.Time
+	Spread          Spread
+	Withdrawal      Withdrawal
 }
 
 // A Decision is what somebody decided about a rollout.
@@ -139,10 +151,15 @@ type Decision struct {
 	Reason          string // in that person's words; may be empty
 	Vendor, Version string
 	State           patch.RolloutState
+	// Withdraw is the share, in parts per million, to which machines give the patch up
+	// from this decision on; 0 if it is not part of a revocation in stages.
+	Withdraw int64
 }
 
 // A Tx is one transaction over what is published. It sees its own writes.
 type Tx interface {
+	People
+
 	State(ctx context.Context) (State, error)
 	File(ctx context.Context, role string, version int64) (File, error)
 	Rollouts(ctx context.Context) ([]Rollout, error)
@@ -164,6 +181,9 @@ type Tx interface {
 	KernelsOf(ctx context.Context, role string) (map[string]patch.Digest, error)
 	PutKernel(ctx context.Context, k Kernel) error
 	DeleteKernel(ctx context.Context, role, path string) error
+	// PutRound keeps all that the rule has made of a round. The error matches
+	// [ErrConflict] if somebody else leads by now.
+	PutRound(ctx context.Context, r Round) error
 	// CountPublication marks the transaction as a publication.
 	CountPublication(ctx context.Context) error
 	// CountGeneration marks signed files as changed and every decision about a

@@ -303,6 +303,13 @@ func (m *Machine) PowerCut(ctx context.Context) error {
 // error, so this may be called while they do.
 func (m *Machine) PowerOff() { m.kill() }
 
+// SetAppend replaces what is added to the kernel's command line, from the next
+// PowerOn.
+func (m *Machine) SetAppend(parameters string) {
+	m.opts.Append = parameters
+	m.args = qemuArgs(m.opts)
+}
+
 // Close takes the power away for good.
 func (m *Machine) Close() error {
 	m.kill()

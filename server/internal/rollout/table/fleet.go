@@ -19,6 +19,8 @@ type fleet struct {
 	machines []machine
 	agenda   [][]action // by second
 	now      int64
+	arrived  int64 // when the later kernels came
+	before   int   // machines of the others
 	events   []rollout.Event
 	outcome  outcome
 }
@@ -28,14 +30,18 @@ type scenario struct {
 	name  string
 	tiers []rollout.Tier
 	cells []kernel
+	later []kernel // come when the others have the patch
 	// accounts share the machines; the first of them has some share of its own.
 	accounts   int
 	firstShare float64
 	lies       lie
 
+	newcomers bool // machines enrolled after the patch was published
+
 	loss    float64       // of machines an hour, patch or not; they come back after hours
 	kills   float64       // share of the machines of a bad kernel that the patch kills
 	after   time.Duration // how long it takes
+	reboots bool          // what it kills is up again after some minutes, without the patch, and says so
 	night   time.Duration // when half of the fleet is switched off; 0: never
 	limit   time.Duration // when to stop looking
 	tune    func(*rollout.Params)
@@ -67,7 +73,8 @@ type outcome struct {
 	halted, completed, units int
 	halt                     time.Duration // the first
 	reason                   rollout.Reason
-	covered                  time.Duration // 95 % of the machines have it
+	first, half, covered     time.Duration // one, half, 95 % of the machines have it
+	complete                 time.Duration // the rule has nothing more to decide
 	highest, last            float64       // log e of the first unit
 }
 
@@ -93,6 +100,7 @@ const (
 	checkIn verb = iota
 	heartbeat
 	die
+	report
 	lose
 	comeBack
 )
@@ -206,7 +214,13 @@ func (f *fleet) act(a action) {
 		if !m.bad {
 			m.bad = true
 			f.outcome.harmed++
+			if f.reboots {
+				f.plan(120+f.rng.Int64N(240), action{machine: a.machine, do: report})
+			}
 		}
+	case report:
+		f.say(m, rollout.Failed)
+		f.events[len(f.events)-1].Failure = rollout.OpenJournal
 	case lose:
 		m.off = true
 		f.plan(8*3600+f.rng.Int64N(4*3600), action{machine: a.machine, do: comeBack})
@@ -246,9 +260,7 @@ func (f *fleet) checkIn(m *machine, i int32) {
 func (f *fleet) expose(m *machine, i int32) {
 	m.exposed = true
 	f.outcome.exposed++
-	if f.outcome.covered == 0 && float64(f.outcome.exposed) >= 0.95*float64(len(f.machines)) {
-		f.outcome.covered = f.since()
-	}
+	f.cover()
 	f.say(m, rollout.Intent)
 	f.flush() // the next one asks for room that this one has taken
 	liar := m.account == 0 && f.lies != truth
@@ -263,6 +275,16 @@ func (f *fleet) expose(m *machine, i int32) {
 	}
 }
 
+// cover notes when how many machines have the patch.
+func (f *fleet) cover() {
+	o := &f.outcome
+	for share, at := range map[float64]*time.Duration{0: &o.first, 0.5: &o.half, 0.95: &o.covered} {
+		if *at == 0 && float64(o.exposed) >= share*float64(len(f.machines)-f.before) {
+			*at = f.since()
+		}
+	}
+}
+
 // beat plans the next sign of life of a trial.
 func (f *fleet) beat(m *machine, i int32) {
 	m.trial++
@@ -274,7 +296,7 @@ func (f *fleet) beat(m *machine, i int32) {
 func (f *fleet) say(m *machine, k rollout.Kind) {
 	f.events = append(f.events, rollout.Event{
 		Kind: k, Machine: m.id, Cell: f.cells[m.cell].name, Tier: f.tiers[m.tier].Name,
-		Account: fmt.Sprint("account", m.account),
+		Account: fmt.Sprint("account", m.account), Newcomer: f.newcomers,
 	})
 }
 
@@ -283,7 +305,20 @@ func (f *fleet) fail(m *machine) {
 	f.events[len(f.events)-1].Failure = rollout.UncleanReboot
 }
 
-func (f *fleet) since() time.Duration { return time.Duration(f.now) * time.Second }
+func (f *fleet) since() time.Duration { return time.Duration(f.now-f.arrived) * time.Second }
+
+// arrive adds the kernels that come later, and begins to count anew.
+func (f *fleet) arrive() {
+	n := len(f.cells)
+	f.cells, f.later = append(f.cells[:n:n], f.later...), nil
+	f.arrived, f.before = f.now, len(f.machines)
+	f.outcome.exposed, f.outcome.first, f.outcome.half, f.outcome.covered = 0, 0, 0, 0
+	for c, k := range f.cells[n:] {
+		for t, machines := range k.machines {
+			f.populate(n+c, t, machines)
+		}
+	}
+}
 
 // flush hands the events of this second over.
 func (f *fleet) flush() {
@@ -303,7 +338,12 @@ func (f *fleet) step() (done bool, err error) {
 			f.outcome.highest = max(f.outcome.highest, f.outcome.last)
 		}
 	}
-	return f.outcome.units > 0 && f.outcome.halted+f.outcome.completed == f.outcome.units, err
+	done = f.outcome.units > 0 && f.outcome.halted+f.outcome.completed == f.outcome.units
+	if done && len(f.later) > 0 {
+		f.arrive()
+		return false, err
+	}
+	return done, err
 }
 
 func (f *fleet) note(decisions []rollout.Decision) {
@@ -321,6 +361,7 @@ func (f *fleet) note(decisions []rollout.Decision) {
 			}
 		case rollout.Complete:
 			f.outcome.completed++
+			f.outcome.complete = f.since()
 		case rollout.Hold, rollout.Advance, rollout.Promote:
 		}
 	}

@@ -27,13 +27,14 @@ func main() {
 	}
 }
 
-var errPart = errors.New("parts are plain, ratio, whole, fleet")
+var errPart = errors.New("parts are plain, ratio, whole, fleet, sizes")
 
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("table", flag.ContinueOnError)
-	parts := flags.String("part", "plain,ratio,whole,fleet", "what to run")
+	parts := flags.String("part", "plain,ratio,whole,fleet,sizes", "what to run")
 	runs := flags.Int("runs", 20_000, "runs of each row")
 	fleets := flags.Int("fleets", 10, "fleets of each scenario")
+	sizes := flags.String("sizes", "1,3,10,30,140,1000,10000", "of the fleets of part sizes")
 	seed := flags.Uint64("seed", 1, "of the random numbers")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,6 +51,8 @@ func run(args []string, out io.Writer) error {
 			err = printWhole(out, rng, *runs)
 		case "fleet":
 			err = printFleets(out, *fleets, *seed)
+		case "sizes":
+			err = printAllSizes(out, *sizes, *fleets, *seed)
 		default:
 			err = errPart
 		}

@@ -69,6 +69,23 @@ func scenarios() []scenario {
 			kills(0.2)(s)
 			s.accounts, s.firstShare = 1, 1
 		}),
+		with("10 machines crash at once and reboot", home(10, 1)),
+		with("30 machines crash at once and reboot", home(30, 1)),
+		with("140 machines crash at once and reboot", home(140, 1)),
+		with("20 % of 30 machines crash and reboot", home(30, 0.2)),
+		with("5 % of 140 machines crash and reboot", home(140, 0.05)),
+		with("30 machines hang", func(s *scenario) {
+			home(30, 1)(s)
+			s.reboots = false
+		}),
+	}
+}
+
+// home makes a fleet of one account of which the patch crashes a share within ten seconds.
+func home(machines int, kills float64) func(*scenario) {
+	return func(s *scenario) {
+		s.cells, s.accounts, s.firstShare = kernels(1, 0, machines), 1, 1
+		s.kills, s.after, s.reboots = kills, 10*time.Second, true
 	}
 }
 

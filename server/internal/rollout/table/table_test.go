@@ -109,6 +109,50 @@ func TestFleets(t *testing.T) {
 	}
 }
 
+// In a small fleet one crash is enough, and the next machine waits for its report.
+func TestACrashInASmallFleetIsOne(t *testing.T) {
+	for _, machines := range []int{10, 140} {
+		s := small(home(machines, 1))
+		s.cells, s.loss = kernels(1, machines), 0
+		got, err := summarize(s, 5, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.halted != 5 || got.harmed != 5 || got.reasons[rollout.TestDCrash] != 5 {
+			t.Errorf("%d machines: 5 fleets, %d halted by %v, %d machines harmed; want one each", machines, got.halted, got.reasons, got.harmed)
+		}
+	}
+}
+
+// A few machines are not kept waiting, and a kernel that comes late not for days.
+func TestSmallFleetsHaveItSoon(t *testing.T) {
+	tests := map[string]struct {
+		scenario scenario
+		within   time.Duration
+	}{
+		"three machines":                  {sized(shapes[0], 3, false), 2 * time.Hour},
+		"three newcomers":                 {sized(shapes[0], 3, true), 2 * time.Hour},
+		"ten machines":                    {sized(shapes[0], 10, false), 3 * time.Hour},
+		"ten newcomers":                   {sized(shapes[1], 10, true), 3 * time.Hour},
+		"140 newcomers":                   {sized(shapes[1], 140, true), 10 * time.Hour},
+		"400 newcomers of one account":    {sized(shapes[0], 400, true), 12 * time.Hour},
+		"ten machines of a late kernel":   {late(10, 200), 4 * time.Hour},
+		"four hundred of a late kernel":   {late(400, 600), 20 * time.Hour},
+		"ten, spread over all five tiers": {sized(shapes[2], 10, false), 8 * time.Hour},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			o, err := simulate(tc.scenario, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.halted != 0 || o.covered == 0 || o.covered > tc.within {
+				t.Errorf("95 %% have it after %v, want within %v; %d halts by %s", o.covered, tc.within, o.halted, o.reason)
+			}
+		})
+	}
+}
+
 // Ville's inequality for the whole machinery: watch, deadlines, pacing, stages that
 // reach controls, and a night in the middle. With deadlines that every sign of life puts
 // off, e reached 10⁹ here.
@@ -145,7 +189,12 @@ func TestPrintsEveryPart(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, &out)
 		}
 	}
-	if err := run([]string{"-part", "nonsense"}, &out); err == nil {
-		t.Error("an unknown part was run")
+	if err := run([]string{"-part", "sizes", "-sizes", "1,3", "-fleets", "1"}, &out); err != nil || !strings.Contains(out.String(), "all in stable, one account") {
+		t.Errorf("sizes: %v\n%s", err, &out)
+	}
+	for _, args := range [][]string{{"-part", "nonsense"}, {"-part", "sizes", "-sizes", "0"}, {"-part", "sizes", "-sizes", "many"}} {
+		if err := run(args, &out); err == nil {
+			t.Errorf("%q was run", args)
+		}
 	}
 }

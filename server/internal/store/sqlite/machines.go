@@ -61,13 +61,23 @@ func (d *DB) RevokeToken(ctx context.Context, kind store.Kind, id int64, now tim
 
 // Enrol keeps a machine under a new token. A token that it had before dies.
 func (d *DB) Enrol(ctx context.Context, h store.Hash, m store.Machine) error {
+	return d.EnrolAll(ctx, []store.Enrolled{{Token: h, Machine: m}})
+}
+
+// EnrolAll is [DB.Enrol] for many machines in one transaction.
+func (d *DB) EnrolAll(ctx context.Context, machines []store.Enrolled) error {
 	return d.write(ctx, d.durable, func(q *db.Queries) error {
-		return q.UpsertMachine(ctx, db.UpsertMachineParams{
-			ID: m.ID, TokenHash: h[:], AuthTokenID: m.AuthToken, Hostname: m.Hostname, AgentVersion: m.Version,
-			Arch: m.Facts.Arch, Release: m.Facts.Release, BuildID: string(m.Facts.BuildID),
-			KernelVersion: m.Facts.KernelVersion, Distribution: m.Facts.Distribution, BootID: m.Facts.BootID,
-			EnrolledAt: m.Enrolled.Unix(), LastSeen: m.LastSeen.Unix(),
-		})
+		for _, m := range machines {
+			if err := q.UpsertMachine(ctx, db.UpsertMachineParams{
+				ID: m.ID, TokenHash: m.Token[:], AuthTokenID: m.AuthToken, Hostname: m.Hostname, AgentVersion: m.Version,
+				Arch: m.Facts.Arch, Release: m.Facts.Release, BuildID: string(m.Facts.BuildID),
+				KernelVersion: m.Facts.KernelVersion, Distribution: m.Facts.Distribution, BootID: m.Facts.BootID,
+				EnrolledAt: m.Enrolled.Unix(), LastSeen: m.LastSeen.Unix(),
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -77,30 +87,10 @@ func (d *DB) Identify(ctx context.Context, h store.Hash) (store.Identity, error)
 	if err != nil {
 		return store.Identity{}, wrap(err)
 	}
-	return store.Identity{Token: h, Machine: r.ID, Tier: r.Tier, Revoked: r.RevokedAt.Valid}, nil
-}
-
-// CheckIn keeps a machine's report; of its events, those that it has not yet.
-// It returns [store.ErrNotFound] if the machine token died meanwhile.
-func (d *DB) CheckIn(ctx context.Context, who store.Identity, r store.Report) error {
-	h := d.lazy
-	if len(r.Events) > 0 {
-		h = d.durable
-	}
-	return d.write(ctx, h, func(q *db.Queries) error {
-		if err := touch(ctx, q, who, r); err != nil {
-			return err
-		}
-		for _, e := range r.Events {
-			if err := q.InsertEvent(ctx, db.InsertEventParams{
-				MachineID: who.Machine, ID: e.ID, Kind: string(e.Kind), Name: e.Name, Version: e.Version, BootID: e.BootID,
-				At: e.At.Unix(), ReceivedAt: r.At.Unix(), Reason: e.Reason, Message: e.Message,
-			}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return store.Identity{
+		Token: h, Machine: r.ID, AuthToken: r.AuthTokenID, Tier: r.Tier,
+		Enrolled: time.Unix(r.EnrolledAt, 0).UTC(), Revoked: r.RevokedAt.Valid,
+	}, nil
 }
 
 func touch(ctx context.Context, q *db.Queries, who store.Identity, r store.Report) error {
@@ -117,11 +107,18 @@ func touch(ctx context.Context, q *db.Queries, who store.Identity, r store.Repor
 	return found(n, err)
 }
 
-// Leave ends a machine's enrolment, or returns [store.ErrNotFound].
-func (d *DB) Leave(ctx context.Context, h store.Hash) error {
+// Leave ends a machine's enrolment, or returns [store.ErrNotFound]. The rule is told: a
+// machine that has left is not one that fell silent.
+func (d *DB) Leave(ctx context.Context, who store.Identity) error {
 	return d.write(ctx, d.durable, func(q *db.Queries) error {
-		n, err := q.DeleteMachine(ctx, h[:])
-		return found(n, err)
+		n, err := q.DeleteMachine(ctx, who.Token[:])
+		if err := found(n, err); err != nil {
+			return err
+		}
+		return keepSigns(q, []store.Sign{{
+			Machine: who.Machine, Account: who.AuthToken, Tier: who.Tier, Enrolled: who.Enrolled,
+			Events: []store.Event{{Kind: store.Gone}},
+		}})
 	})
 }
 
@@ -160,7 +157,7 @@ func (d *DB) Events(ctx context.Context, machine string) ([]service.Event, error
 	for i, r := range rows {
 		events[i] = service.Event{
 			ID: r.ID, Kind: service.Kind(r.Kind), Name: r.Name, Version: r.Version, BootID: r.BootID,
-			At: time.Unix(r.At, 0).UTC(), Reason: r.Reason, Message: r.Message,
+			At: time.Unix(r.At, 0).UTC(), Reason: r.Reason, Message: r.Message, Signature: r.Signature,
 		}
 	}
 	return events, nil

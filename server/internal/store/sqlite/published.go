@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -74,7 +75,9 @@ func (t tx) Rollouts(ctx context.Context) ([]store.Rollout, error) {
 	}
 	rollouts := make([]store.Rollout, len(rows))
 	for i, r := range rows {
-		rollouts[i] = rollout(r)
+		if rollouts[i], err = rollout(r); err != nil {
+			return nil, err
+		}
 	}
 	return rollouts, nil
 }
@@ -84,15 +87,22 @@ func (t tx) Rollout(ctx context.Context, vendor, version string) (store.Rollout,
 	if err != nil {
 		return store.Rollout{}, wrap(err)
 	}
-	return rollout(r), nil
+	return rollout(r)
 }
 
-func rollout(r db.Rollout) store.Rollout {
+func rollout(r db.Rollout) (store.Rollout, error) {
+	var spread store.Spread
+	if r.Spread != "" {
+		if err := json.Unmarshal([]byte(r.Spread), &spread); err != nil {
+			return store.Rollout{}, fmt.Errorf("cannot read spread of rollout %s %s: %w", r.Vendor, r.Version, err)
+		}
+	}
 	return store.Rollout{
 		Vendor: r.Vendor, Version: r.Version, State: patch.RolloutState(r.State), Salt: r.Salt,
 		Soak:    time.Duration(r.SoakSeconds) * time.Second,
 		Created: time.Unix(r.CreatedAt, 0).UTC(), Updated: time.Unix(r.UpdatedAt, 0).UTC(),
-	}
+		Spread: spread, Withdrawal: withdrawal(r),
+	}, nil
 }
 
 func (t tx) AddRollout(ctx context.Context, r store.Rollout) error {
@@ -115,7 +125,7 @@ func (t tx) SetRollout(ctx context.Context, d store.Decision) (int64, error) {
 	}
 	return epoch, t.q.InsertDecision(ctx, db.InsertDecisionParams{
 		Epoch: epoch, At: d.At.Unix(), DecidedBy: d.By, Reason: d.Reason,
-		Vendor: d.Vendor, Version: d.Version, State: string(d.State),
+		Vendor: d.Vendor, Version: d.Version, State: string(d.State), Withdraw: d.Withdraw,
 	})
 }
 
@@ -128,7 +138,7 @@ func (t tx) Decisions(ctx context.Context, epoch int64) ([]store.Decision, error
 	for i, r := range rows {
 		decisions[i] = store.Decision{
 			Epoch: r.Epoch, At: time.Unix(r.At, 0).UTC(), By: r.DecidedBy, Reason: r.Reason,
-			Vendor: r.Vendor, Version: r.Version, State: patch.RolloutState(r.State),
+			Vendor: r.Vendor, Version: r.Version, State: patch.RolloutState(r.State), Withdraw: r.Withdraw,
 		}
 	}
 	return decisions, nil
@@ -147,10 +157,21 @@ func (t tx) KernelsOf(ctx context.Context, role string) (map[string]patch.Digest
 }
 
 func (t tx) PutKernel(ctx context.Context, k store.Kernel) error {
-	return t.q.UpsertKernel(ctx, db.UpsertKernelParams{
+	if err := t.q.UpsertKernel(ctx, db.UpsertKernelParams{
 		Path: k.Path, Role: k.Role, Digest: k.Digest[:], Arch: k.Arch, Release: k.Release, Flavour: k.Flavour,
 		Series: k.Series, KernelVersion: k.KernelVersion, FromDay: k.From, UntilDay: k.Until,
-	})
+	}); err != nil {
+		return err
+	}
+	if err := t.q.DeleteCoverage(ctx, k.Path); err != nil {
+		return err
+	}
+	for _, p := range k.Patches {
+		if err := t.q.InsertCoverage(ctx, db.InsertCoverageParams{Path: k.Path, Version: p.Version}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t tx) DeleteKernel(ctx context.Context, role, path string) error {

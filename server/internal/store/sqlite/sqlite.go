@@ -1,8 +1,8 @@
 // Package sqlite keeps the service's records in one SQLite file.
 //
 // The file is in WAL mode. What is acknowledged to a caller is on the disk: a
-// commit waits for fsync. The one exception is [DB.CheckIn] without events,
-// which survives a crash of the process but, for some seconds, not of the
+// commit waits for fsync. The one exception is [DB.CheckIn] without events or
+// anything that the rule has to know, which survives a crash of the process but, for some seconds, not of the
 // machine; it is repeated within the hour.
 package sqlite
 
@@ -44,6 +44,12 @@ type DB struct {
 	// writer holds a token while this process writes. SQLite allows one writer
 	// and lets the others sleep and try again; queueing here is fair and awake.
 	writer chan struct{}
+
+	checkIns chan *checkIn // to be committed together
+	closing  chan struct{} // closed by Close
+	drained  chan struct{} // closed when no check-in is being committed any more
+	lead     *os.File      // locked while this process runs the rule
+	path     string
 }
 
 // A handle is a connection pool with the queries prepared for it.
@@ -94,7 +100,10 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if err := Create(ctx, path); err != nil {
 		return nil, err
 	}
-	d := &DB{writer: make(chan struct{}, 1)}
+	d := &DB{
+		path: path, writer: make(chan struct{}, 1),
+		checkIns: make(chan *checkIn), closing: make(chan struct{}), drained: make(chan struct{}),
+	}
 	var err error
 	for _, h := range []struct {
 		handle      *handle
@@ -107,9 +116,11 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		{&d.lazy, "NORMAL", false, 1},
 	} {
 		if *h.handle, err = open(ctx, dsn(path, h.synchronous, h.readonly), h.conns); err != nil {
+			close(d.drained) // it never ran
 			return nil, errors.Join(fmt.Errorf("cannot open database %q: %w", path, wrap(err)), d.Close())
 		}
 	}
+	go d.ingest()
 	return d, nil
 }
 
@@ -137,6 +148,10 @@ func dsn(path, synchronous string, readonly bool) string {
 			"journal_mode(WAL)",
 			"synchronous(" + synchronous + ")",
 			"foreign_keys(1)",
+			// A check-in touches a page of machines at random: they fit into memory, and
+			// many touches of one are written back once.
+			"cache_size(-65536)",
+			"wal_autocheckpoint(8192)",
 		},
 	}
 	if readonly {
@@ -148,7 +163,12 @@ func dsn(path, synchronous string, readonly bool) string {
 
 // Close closes the database. Calls that run are finished first.
 func (d *DB) Close() error {
+	close(d.closing)
+	<-d.drained
 	var errs []error
+	if d.lead != nil {
+		errs = append(errs, d.lead.Close())
+	}
 	for _, h := range []handle{d.read, d.durable, d.lazy} {
 		if h.pool != nil {
 			errs = append(errs, h.queries.Close(), h.pool.Close())

@@ -194,10 +194,10 @@ func TestReportsAreKept(t *testing.T) {
 	if n, err := db.ForgetEvents(t.Context(), report.At.Add(time.Second)); n != 2 || err != nil {
 		t.Errorf("forgot %d events, %v", n, err)
 	}
-	if err := db.Leave(t.Context(), hash("new")); err != nil {
+	if err := db.Leave(t.Context(), store.Identity{Token: hash("new")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Leave(t.Context(), hash("new")); !errors.Is(err, store.ErrNotFound) {
+	if err := db.Leave(t.Context(), store.Identity{Token: hash("new")}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("left twice: %v", err)
 	}
 }

@@ -33,8 +33,26 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.bumpPublicationStmt, err = db.PrepareContext(ctx, bumpPublication); err != nil {
 		return nil, fmt.Errorf("error preparing query BumpPublication: %w", err)
 	}
+	if q.claimNoticeStmt, err = db.PrepareContext(ctx, claimNotice); err != nil {
+		return nil, fmt.Errorf("error preparing query ClaimNotice: %w", err)
+	}
+	if q.countCrashesAfterRemovalStmt, err = db.PrepareContext(ctx, countCrashesAfterRemoval); err != nil {
+		return nil, fmt.Errorf("error preparing query CountCrashesAfterRemoval: %w", err)
+	}
+	if q.countPopulationStmt, err = db.PrepareContext(ctx, countPopulation); err != nil {
+		return nil, fmt.Errorf("error preparing query CountPopulation: %w", err)
+	}
+	if q.countRemovalsStmt, err = db.PrepareContext(ctx, countRemovals); err != nil {
+		return nil, fmt.Errorf("error preparing query CountRemovals: %w", err)
+	}
 	if q.countTargetsOfDigestStmt, err = db.PrepareContext(ctx, countTargetsOfDigest); err != nil {
 		return nil, fmt.Errorf("error preparing query CountTargetsOfDigest: %w", err)
+	}
+	if q.deleteAnswersBeforeStmt, err = db.PrepareContext(ctx, deleteAnswersBefore); err != nil {
+		return nil, fmt.Errorf("error preparing query DeleteAnswersBefore: %w", err)
+	}
+	if q.deleteCoverageStmt, err = db.PrepareContext(ctx, deleteCoverage); err != nil {
+		return nil, fmt.Errorf("error preparing query DeleteCoverage: %w", err)
 	}
 	if q.deleteEventsBeforeStmt, err = db.PrepareContext(ctx, deleteEventsBefore); err != nil {
 		return nil, fmt.Errorf("error preparing query DeleteEventsBefore: %w", err)
@@ -51,17 +69,56 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.deleteMachineStmt, err = db.PrepareContext(ctx, deleteMachine); err != nil {
 		return nil, fmt.Errorf("error preparing query DeleteMachine: %w", err)
 	}
+	if q.deleteNoticesBeforeStmt, err = db.PrepareContext(ctx, deleteNoticesBefore); err != nil {
+		return nil, fmt.Errorf("error preparing query DeleteNoticesBefore: %w", err)
+	}
+	if q.deleteReportsStmt, err = db.PrepareContext(ctx, deleteReports); err != nil {
+		return nil, fmt.Errorf("error preparing query DeleteReports: %w", err)
+	}
+	if q.deleteStepsBeforeStmt, err = db.PrepareContext(ctx, deleteStepsBefore); err != nil {
+		return nil, fmt.Errorf("error preparing query DeleteStepsBefore: %w", err)
+	}
+	if q.endNoticeStmt, err = db.PrepareContext(ctx, endNotice); err != nil {
+		return nil, fmt.Errorf("error preparing query EndNotice: %w", err)
+	}
+	if q.getAnswerStmt, err = db.PrepareContext(ctx, getAnswer); err != nil {
+		return nil, fmt.Errorf("error preparing query GetAnswer: %w", err)
+	}
 	if q.getFileStmt, err = db.PrepareContext(ctx, getFile); err != nil {
 		return nil, fmt.Errorf("error preparing query GetFile: %w", err)
+	}
+	if q.getLeadStmt, err = db.PrepareContext(ctx, getLead); err != nil {
+		return nil, fmt.Errorf("error preparing query GetLead: %w", err)
+	}
+	if q.getNoticeStmt, err = db.PrepareContext(ctx, getNotice); err != nil {
+		return nil, fmt.Errorf("error preparing query GetNotice: %w", err)
+	}
+	if q.getRequestStmt, err = db.PrepareContext(ctx, getRequest); err != nil {
+		return nil, fmt.Errorf("error preparing query GetRequest: %w", err)
 	}
 	if q.getRolloutStmt, err = db.PrepareContext(ctx, getRollout); err != nil {
 		return nil, fmt.Errorf("error preparing query GetRollout: %w", err)
 	}
+	if q.getRuleStateStmt, err = db.PrepareContext(ctx, getRuleState); err != nil {
+		return nil, fmt.Errorf("error preparing query GetRuleState: %w", err)
+	}
 	if q.getServiceStmt, err = db.PrepareContext(ctx, getService); err != nil {
 		return nil, fmt.Errorf("error preparing query GetService: %w", err)
 	}
+	if q.getStagesStmt, err = db.PrepareContext(ctx, getStages); err != nil {
+		return nil, fmt.Errorf("error preparing query GetStages: %w", err)
+	}
 	if q.getTargetStmt, err = db.PrepareContext(ctx, getTarget); err != nil {
 		return nil, fmt.Errorf("error preparing query GetTarget: %w", err)
+	}
+	if q.holdLeadStmt, err = db.PrepareContext(ctx, holdLead); err != nil {
+		return nil, fmt.Errorf("error preparing query HoldLead: %w", err)
+	}
+	if q.insertAnswerStmt, err = db.PrepareContext(ctx, insertAnswer); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertAnswer: %w", err)
+	}
+	if q.insertCoverageStmt, err = db.PrepareContext(ctx, insertCoverage); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertCoverage: %w", err)
 	}
 	if q.insertDecisionStmt, err = db.PrepareContext(ctx, insertDecision); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertDecision: %w", err)
@@ -72,8 +129,20 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.insertFileStmt, err = db.PrepareContext(ctx, insertFile); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertFile: %w", err)
 	}
+	if q.insertNoticeStmt, err = db.PrepareContext(ctx, insertNotice); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertNotice: %w", err)
+	}
+	if q.insertReportsStmt, err = db.PrepareContext(ctx, insertReports); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertReports: %w", err)
+	}
+	if q.insertRequestStmt, err = db.PrepareContext(ctx, insertRequest); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertRequest: %w", err)
+	}
 	if q.insertRolloutStmt, err = db.PrepareContext(ctx, insertRollout); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertRollout: %w", err)
+	}
+	if q.insertStepStmt, err = db.PrepareContext(ctx, insertStep); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertStep: %w", err)
 	}
 	if q.insertTargetStmt, err = db.PrepareContext(ctx, insertTarget); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertTarget: %w", err)
@@ -81,8 +150,20 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.insertTokenStmt, err = db.PrepareContext(ctx, insertToken); err != nil {
 		return nil, fmt.Errorf("error preparing query InsertToken: %w", err)
 	}
+	if q.insertVerdictStmt, err = db.PrepareContext(ctx, insertVerdict); err != nil {
+		return nil, fmt.Errorf("error preparing query InsertVerdict: %w", err)
+	}
+	if q.listAllVerdictsStmt, err = db.PrepareContext(ctx, listAllVerdicts); err != nil {
+		return nil, fmt.Errorf("error preparing query ListAllVerdicts: %w", err)
+	}
+	if q.listCoverageStmt, err = db.PrepareContext(ctx, listCoverage); err != nil {
+		return nil, fmt.Errorf("error preparing query ListCoverage: %w", err)
+	}
 	if q.listDecisionsAfterStmt, err = db.PrepareContext(ctx, listDecisionsAfter); err != nil {
 		return nil, fmt.Errorf("error preparing query ListDecisionsAfter: %w", err)
+	}
+	if q.listDueNoticesStmt, err = db.PrepareContext(ctx, listDueNotices); err != nil {
+		return nil, fmt.Errorf("error preparing query ListDueNotices: %w", err)
 	}
 	if q.listEventsStmt, err = db.PrepareContext(ctx, listEvents); err != nil {
 		return nil, fmt.Errorf("error preparing query ListEvents: %w", err)
@@ -96,20 +177,47 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.listMachinesStmt, err = db.PrepareContext(ctx, listMachines); err != nil {
 		return nil, fmt.Errorf("error preparing query ListMachines: %w", err)
 	}
+	if q.listProposalsStmt, err = db.PrepareContext(ctx, listProposals); err != nil {
+		return nil, fmt.Errorf("error preparing query ListProposals: %w", err)
+	}
+	if q.listReportsStmt, err = db.PrepareContext(ctx, listReports); err != nil {
+		return nil, fmt.Errorf("error preparing query ListReports: %w", err)
+	}
+	if q.listRequestsStmt, err = db.PrepareContext(ctx, listRequests); err != nil {
+		return nil, fmt.Errorf("error preparing query ListRequests: %w", err)
+	}
 	if q.listRolesStmt, err = db.PrepareContext(ctx, listRoles); err != nil {
 		return nil, fmt.Errorf("error preparing query ListRoles: %w", err)
 	}
 	if q.listRolloutsStmt, err = db.PrepareContext(ctx, listRollouts); err != nil {
 		return nil, fmt.Errorf("error preparing query ListRollouts: %w", err)
 	}
+	if q.listStepsStmt, err = db.PrepareContext(ctx, listSteps); err != nil {
+		return nil, fmt.Errorf("error preparing query ListSteps: %w", err)
+	}
 	if q.listTokensStmt, err = db.PrepareContext(ctx, listTokens); err != nil {
 		return nil, fmt.Errorf("error preparing query ListTokens: %w", err)
+	}
+	if q.listVerdictsStmt, err = db.PrepareContext(ctx, listVerdicts); err != nil {
+		return nil, fmt.Errorf("error preparing query ListVerdicts: %w", err)
+	}
+	if q.listWaitingRequestsStmt, err = db.PrepareContext(ctx, listWaitingRequests); err != nil {
+		return nil, fmt.Errorf("error preparing query ListWaitingRequests: %w", err)
 	}
 	if q.machineByTokenStmt, err = db.PrepareContext(ctx, machineByToken); err != nil {
 		return nil, fmt.Errorf("error preparing query MachineByToken: %w", err)
 	}
 	if q.publishTargetStmt, err = db.PrepareContext(ctx, publishTarget); err != nil {
 		return nil, fmt.Errorf("error preparing query PublishTarget: %w", err)
+	}
+	if q.putOffNoticeStmt, err = db.PrepareContext(ctx, putOffNotice); err != nil {
+		return nil, fmt.Errorf("error preparing query PutOffNotice: %w", err)
+	}
+	if q.putRuleStateStmt, err = db.PrepareContext(ctx, putRuleState); err != nil {
+		return nil, fmt.Errorf("error preparing query PutRuleState: %w", err)
+	}
+	if q.putStagesStmt, err = db.PrepareContext(ctx, putStages); err != nil {
+		return nil, fmt.Errorf("error preparing query PutStages: %w", err)
 	}
 	if q.revokeTokenStmt, err = db.PrepareContext(ctx, revokeToken); err != nil {
 		return nil, fmt.Errorf("error preparing query RevokeToken: %w", err)
@@ -120,8 +228,20 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.setRolloutStateStmt, err = db.PrepareContext(ctx, setRolloutState); err != nil {
 		return nil, fmt.Errorf("error preparing query SetRolloutState: %w", err)
 	}
+	if q.setSpreadStmt, err = db.PrepareContext(ctx, setSpread); err != nil {
+		return nil, fmt.Errorf("error preparing query SetSpread: %w", err)
+	}
+	if q.setWithdrawalStmt, err = db.PrepareContext(ctx, setWithdrawal); err != nil {
+		return nil, fmt.Errorf("error preparing query SetWithdrawal: %w", err)
+	}
 	if q.supersedeFilesStmt, err = db.PrepareContext(ctx, supersedeFiles); err != nil {
 		return nil, fmt.Errorf("error preparing query SupersedeFiles: %w", err)
+	}
+	if q.takeLeadStmt, err = db.PrepareContext(ctx, takeLead); err != nil {
+		return nil, fmt.Errorf("error preparing query TakeLead: %w", err)
+	}
+	if q.takeRequestStmt, err = db.PrepareContext(ctx, takeRequest); err != nil {
+		return nil, fmt.Errorf("error preparing query TakeRequest: %w", err)
 	}
 	if q.tokenByHashStmt, err = db.PrepareContext(ctx, tokenByHash); err != nil {
 		return nil, fmt.Errorf("error preparing query TokenByHash: %w", err)
@@ -155,9 +275,39 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing bumpPublicationStmt: %w", cerr)
 		}
 	}
+	if q.claimNoticeStmt != nil {
+		if cerr := q.claimNoticeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing claimNoticeStmt: %w", cerr)
+		}
+	}
+	if q.countCrashesAfterRemovalStmt != nil {
+		if cerr := q.countCrashesAfterRemovalStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing countCrashesAfterRemovalStmt: %w", cerr)
+		}
+	}
+	if q.countPopulationStmt != nil {
+		if cerr := q.countPopulationStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing countPopulationStmt: %w", cerr)
+		}
+	}
+	if q.countRemovalsStmt != nil {
+		if cerr := q.countRemovalsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing countRemovalsStmt: %w", cerr)
+		}
+	}
 	if q.countTargetsOfDigestStmt != nil {
 		if cerr := q.countTargetsOfDigestStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing countTargetsOfDigestStmt: %w", cerr)
+		}
+	}
+	if q.deleteAnswersBeforeStmt != nil {
+		if cerr := q.deleteAnswersBeforeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing deleteAnswersBeforeStmt: %w", cerr)
+		}
+	}
+	if q.deleteCoverageStmt != nil {
+		if cerr := q.deleteCoverageStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing deleteCoverageStmt: %w", cerr)
 		}
 	}
 	if q.deleteEventsBeforeStmt != nil {
@@ -185,9 +335,49 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing deleteMachineStmt: %w", cerr)
 		}
 	}
+	if q.deleteNoticesBeforeStmt != nil {
+		if cerr := q.deleteNoticesBeforeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing deleteNoticesBeforeStmt: %w", cerr)
+		}
+	}
+	if q.deleteReportsStmt != nil {
+		if cerr := q.deleteReportsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing deleteReportsStmt: %w", cerr)
+		}
+	}
+	if q.deleteStepsBeforeStmt != nil {
+		if cerr := q.deleteStepsBeforeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing deleteStepsBeforeStmt: %w", cerr)
+		}
+	}
+	if q.endNoticeStmt != nil {
+		if cerr := q.endNoticeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing endNoticeStmt: %w", cerr)
+		}
+	}
+	if q.getAnswerStmt != nil {
+		if cerr := q.getAnswerStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing getAnswerStmt: %w", cerr)
+		}
+	}
 	if q.getFileStmt != nil {
 		if cerr := q.getFileStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing getFileStmt: %w", cerr)
+		}
+	}
+	if q.getLeadStmt != nil {
+		if cerr := q.getLeadStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing getLeadStmt: %w", cerr)
+		}
+	}
+	if q.getNoticeStmt != nil {
+		if cerr := q.getNoticeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing getNoticeStmt: %w", cerr)
+		}
+	}
+	if q.getRequestStmt != nil {
+		if cerr := q.getRequestStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing getRequestStmt: %w", cerr)
 		}
 	}
 	if q.getRolloutStmt != nil {
@@ -195,14 +385,39 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing getRolloutStmt: %w", cerr)
 		}
 	}
+	if q.getRuleStateStmt != nil {
+		if cerr := q.getRuleStateStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing getRuleStateStmt: %w", cerr)
+		}
+	}
 	if q.getServiceStmt != nil {
 		if cerr := q.getServiceStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing getServiceStmt: %w", cerr)
 		}
 	}
+	if q.getStagesStmt != nil {
+		if cerr := q.getStagesStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing getStagesStmt: %w", cerr)
+		}
+	}
 	if q.getTargetStmt != nil {
 		if cerr := q.getTargetStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing getTargetStmt: %w", cerr)
+		}
+	}
+	if q.holdLeadStmt != nil {
+		if cerr := q.holdLeadStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing holdLeadStmt: %w", cerr)
+		}
+	}
+	if q.insertAnswerStmt != nil {
+		if cerr := q.insertAnswerStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertAnswerStmt: %w", cerr)
+		}
+	}
+	if q.insertCoverageStmt != nil {
+		if cerr := q.insertCoverageStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertCoverageStmt: %w", cerr)
 		}
 	}
 	if q.insertDecisionStmt != nil {
@@ -220,9 +435,29 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing insertFileStmt: %w", cerr)
 		}
 	}
+	if q.insertNoticeStmt != nil {
+		if cerr := q.insertNoticeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertNoticeStmt: %w", cerr)
+		}
+	}
+	if q.insertReportsStmt != nil {
+		if cerr := q.insertReportsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertReportsStmt: %w", cerr)
+		}
+	}
+	if q.insertRequestStmt != nil {
+		if cerr := q.insertRequestStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertRequestStmt: %w", cerr)
+		}
+	}
 	if q.insertRolloutStmt != nil {
 		if cerr := q.insertRolloutStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing insertRolloutStmt: %w", cerr)
+		}
+	}
+	if q.insertStepStmt != nil {
+		if cerr := q.insertStepStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertStepStmt: %w", cerr)
 		}
 	}
 	if q.insertTargetStmt != nil {
@@ -235,9 +470,29 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing insertTokenStmt: %w", cerr)
 		}
 	}
+	if q.insertVerdictStmt != nil {
+		if cerr := q.insertVerdictStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing insertVerdictStmt: %w", cerr)
+		}
+	}
+	if q.listAllVerdictsStmt != nil {
+		if cerr := q.listAllVerdictsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listAllVerdictsStmt: %w", cerr)
+		}
+	}
+	if q.listCoverageStmt != nil {
+		if cerr := q.listCoverageStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listCoverageStmt: %w", cerr)
+		}
+	}
 	if q.listDecisionsAfterStmt != nil {
 		if cerr := q.listDecisionsAfterStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing listDecisionsAfterStmt: %w", cerr)
+		}
+	}
+	if q.listDueNoticesStmt != nil {
+		if cerr := q.listDueNoticesStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listDueNoticesStmt: %w", cerr)
 		}
 	}
 	if q.listEventsStmt != nil {
@@ -260,6 +515,21 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing listMachinesStmt: %w", cerr)
 		}
 	}
+	if q.listProposalsStmt != nil {
+		if cerr := q.listProposalsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listProposalsStmt: %w", cerr)
+		}
+	}
+	if q.listReportsStmt != nil {
+		if cerr := q.listReportsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listReportsStmt: %w", cerr)
+		}
+	}
+	if q.listRequestsStmt != nil {
+		if cerr := q.listRequestsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listRequestsStmt: %w", cerr)
+		}
+	}
 	if q.listRolesStmt != nil {
 		if cerr := q.listRolesStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing listRolesStmt: %w", cerr)
@@ -270,9 +540,24 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing listRolloutsStmt: %w", cerr)
 		}
 	}
+	if q.listStepsStmt != nil {
+		if cerr := q.listStepsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listStepsStmt: %w", cerr)
+		}
+	}
 	if q.listTokensStmt != nil {
 		if cerr := q.listTokensStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing listTokensStmt: %w", cerr)
+		}
+	}
+	if q.listVerdictsStmt != nil {
+		if cerr := q.listVerdictsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listVerdictsStmt: %w", cerr)
+		}
+	}
+	if q.listWaitingRequestsStmt != nil {
+		if cerr := q.listWaitingRequestsStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listWaitingRequestsStmt: %w", cerr)
 		}
 	}
 	if q.machineByTokenStmt != nil {
@@ -283,6 +568,21 @@ func (q *Queries) Close() error {
 	if q.publishTargetStmt != nil {
 		if cerr := q.publishTargetStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing publishTargetStmt: %w", cerr)
+		}
+	}
+	if q.putOffNoticeStmt != nil {
+		if cerr := q.putOffNoticeStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing putOffNoticeStmt: %w", cerr)
+		}
+	}
+	if q.putRuleStateStmt != nil {
+		if cerr := q.putRuleStateStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing putRuleStateStmt: %w", cerr)
+		}
+	}
+	if q.putStagesStmt != nil {
+		if cerr := q.putStagesStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing putStagesStmt: %w", cerr)
 		}
 	}
 	if q.revokeTokenStmt != nil {
@@ -300,9 +600,29 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing setRolloutStateStmt: %w", cerr)
 		}
 	}
+	if q.setSpreadStmt != nil {
+		if cerr := q.setSpreadStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing setSpreadStmt: %w", cerr)
+		}
+	}
+	if q.setWithdrawalStmt != nil {
+		if cerr := q.setWithdrawalStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing setWithdrawalStmt: %w", cerr)
+		}
+	}
 	if q.supersedeFilesStmt != nil {
 		if cerr := q.supersedeFilesStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing supersedeFilesStmt: %w", cerr)
+		}
+	}
+	if q.takeLeadStmt != nil {
+		if cerr := q.takeLeadStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing takeLeadStmt: %w", cerr)
+		}
+	}
+	if q.takeRequestStmt != nil {
+		if cerr := q.takeRequestStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing takeRequestStmt: %w", cerr)
 		}
 	}
 	if q.tokenByHashStmt != nil {
@@ -362,87 +682,167 @@ func (q *Queries) queryRow(ctx context.Context, stmt *sql.Stmt, query string, ar
 }
 
 type Queries struct {
-	db                         DBTX
-	tx                         *sql.Tx
-	bumpEpochStmt              *sql.Stmt
-	bumpGenerationStmt         *sql.Stmt
-	bumpPublicationStmt        *sql.Stmt
-	countTargetsOfDigestStmt   *sql.Stmt
-	deleteEventsBeforeStmt     *sql.Stmt
-	deleteFilesBeforeStmt      *sql.Stmt
-	deleteForgottenTargetsStmt *sql.Stmt
-	deleteKernelStmt           *sql.Stmt
-	deleteMachineStmt          *sql.Stmt
-	getFileStmt                *sql.Stmt
-	getRolloutStmt             *sql.Stmt
-	getServiceStmt             *sql.Stmt
-	getTargetStmt              *sql.Stmt
-	insertDecisionStmt         *sql.Stmt
-	insertEventStmt            *sql.Stmt
-	insertFileStmt             *sql.Stmt
-	insertRolloutStmt          *sql.Stmt
-	insertTargetStmt           *sql.Stmt
-	insertTokenStmt            *sql.Stmt
-	listDecisionsAfterStmt     *sql.Stmt
-	listEventsStmt             *sql.Stmt
-	listKernelsOfRoleStmt      *sql.Stmt
-	listKernelsOfSeriesStmt    *sql.Stmt
-	listMachinesStmt           *sql.Stmt
-	listRolesStmt              *sql.Stmt
-	listRolloutsStmt           *sql.Stmt
-	listTokensStmt             *sql.Stmt
-	machineByTokenStmt         *sql.Stmt
-	publishTargetStmt          *sql.Stmt
-	revokeTokenStmt            *sql.Stmt
-	setRoleStmt                *sql.Stmt
-	setRolloutStateStmt        *sql.Stmt
-	supersedeFilesStmt         *sql.Stmt
-	tokenByHashStmt            *sql.Stmt
-	touchMachineStmt           *sql.Stmt
-	upsertKernelStmt           *sql.Stmt
-	upsertMachineStmt          *sql.Stmt
+	db                           DBTX
+	tx                           *sql.Tx
+	bumpEpochStmt                *sql.Stmt
+	bumpGenerationStmt           *sql.Stmt
+	bumpPublicationStmt          *sql.Stmt
+	claimNoticeStmt              *sql.Stmt
+	countCrashesAfterRemovalStmt *sql.Stmt
+	countPopulationStmt          *sql.Stmt
+	countRemovalsStmt            *sql.Stmt
+	countTargetsOfDigestStmt     *sql.Stmt
+	deleteAnswersBeforeStmt      *sql.Stmt
+	deleteCoverageStmt           *sql.Stmt
+	deleteEventsBeforeStmt       *sql.Stmt
+	deleteFilesBeforeStmt        *sql.Stmt
+	deleteForgottenTargetsStmt   *sql.Stmt
+	deleteKernelStmt             *sql.Stmt
+	deleteMachineStmt            *sql.Stmt
+	deleteNoticesBeforeStmt      *sql.Stmt
+	deleteReportsStmt            *sql.Stmt
+	deleteStepsBeforeStmt        *sql.Stmt
+	endNoticeStmt                *sql.Stmt
+	getAnswerStmt                *sql.Stmt
+	getFileStmt                  *sql.Stmt
+	getLeadStmt                  *sql.Stmt
+	getNoticeStmt                *sql.Stmt
+	getRequestStmt               *sql.Stmt
+	getRolloutStmt               *sql.Stmt
+	getRuleStateStmt             *sql.Stmt
+	getServiceStmt               *sql.Stmt
+	getStagesStmt                *sql.Stmt
+	getTargetStmt                *sql.Stmt
+	holdLeadStmt                 *sql.Stmt
+	insertAnswerStmt             *sql.Stmt
+	insertCoverageStmt           *sql.Stmt
+	insertDecisionStmt           *sql.Stmt
+	insertEventStmt              *sql.Stmt
+	insertFileStmt               *sql.Stmt
+	insertNoticeStmt             *sql.Stmt
+	insertReportsStmt            *sql.Stmt
+	insertRequestStmt            *sql.Stmt
+	insertRolloutStmt            *sql.Stmt
+	insertStepStmt               *sql.Stmt
+	insertTargetStmt             *sql.Stmt
+	insertTokenStmt              *sql.Stmt
+	insertVerdictStmt            *sql.Stmt
+	listAllVerdictsStmt          *sql.Stmt
+	listCoverageStmt             *sql.Stmt
+	listDecisionsAfterStmt       *sql.Stmt
+	listDueNoticesStmt           *sql.Stmt
+	listEventsStmt               *sql.Stmt
+	listKernelsOfRoleStmt        *sql.Stmt
+	listKernelsOfSeriesStmt      *sql.Stmt
+	listMachinesStmt             *sql.Stmt
+	listProposalsStmt            *sql.Stmt
+	listReportsStmt              *sql.Stmt
+	listRequestsStmt             *sql.Stmt
+	listRolesStmt                *sql.Stmt
+	listRolloutsStmt             *sql.Stmt
+	listStepsStmt                *sql.Stmt
+	listTokensStmt               *sql.Stmt
+	listVerdictsStmt             *sql.Stmt
+	listWaitingRequestsStmt      *sql.Stmt
+	machineByTokenStmt           *sql.Stmt
+	publishTargetStmt            *sql.Stmt
+	putOffNoticeStmt             *sql.Stmt
+	putRuleStateStmt             *sql.Stmt
+	putStagesStmt                *sql.Stmt
+	revokeTokenStmt              *sql.Stmt
+	setRoleStmt                  *sql.Stmt
+	setRolloutStateStmt          *sql.Stmt
+	setSpreadStmt                *sql.Stmt
+	setWithdrawalStmt            *sql.Stmt
+	supersedeFilesStmt           *sql.Stmt
+	takeLeadStmt                 *sql.Stmt
+	takeRequestStmt              *sql.Stmt
+	tokenByHashStmt              *sql.Stmt
+	touchMachineStmt             *sql.Stmt
+	upsertKernelStmt             *sql.Stmt
+	upsertMachineStmt            *sql.Stmt
 }
 
 func (q *Queries) WithTx(tx *sql.Tx) *Queries {
 	return &Queries{
-		db:                         tx,
-		tx:                         tx,
-		bumpEpochStmt:              q.bumpEpochStmt,
-		bumpGenerationStmt:         q.bumpGenerationStmt,
-		bumpPublicationStmt:        q.bumpPublicationStmt,
-		countTargetsOfDigestStmt:   q.countTargetsOfDigestStmt,
-		deleteEventsBeforeStmt:     q.deleteEventsBeforeStmt,
-		deleteFilesBeforeStmt:      q.deleteFilesBeforeStmt,
-		deleteForgottenTargetsStmt: q.deleteForgottenTargetsStmt,
-		deleteKernelStmt:           q.deleteKernelStmt,
-		deleteMachineStmt:          q.deleteMachineStmt,
-		getFileStmt:                q.getFileStmt,
-		getRolloutStmt:             q.getRolloutStmt,
-		getServiceStmt:             q.getServiceStmt,
-		getTargetStmt:              q.getTargetStmt,
-		insertDecisionStmt:         q.insertDecisionStmt,
-		insertEventStmt:            q.insertEventStmt,
-		insertFileStmt:             q.insertFileStmt,
-		insertRolloutStmt:          q.insertRolloutStmt,
-		insertTargetStmt:           q.insertTargetStmt,
-		insertTokenStmt:            q.insertTokenStmt,
-		listDecisionsAfterStmt:     q.listDecisionsAfterStmt,
-		listEventsStmt:             q.listEventsStmt,
-		listKernelsOfRoleStmt:      q.listKernelsOfRoleStmt,
-		listKernelsOfSeriesStmt:    q.listKernelsOfSeriesStmt,
-		listMachinesStmt:           q.listMachinesStmt,
-		listRolesStmt:              q.listRolesStmt,
-		listRolloutsStmt:           q.listRolloutsStmt,
-		listTokensStmt:             q.listTokensStmt,
-		machineByTokenStmt:         q.machineByTokenStmt,
-		publishTargetStmt:          q.publishTargetStmt,
-		revokeTokenStmt:            q.revokeTokenStmt,
-		setRoleStmt:                q.setRoleStmt,
-		setRolloutStateStmt:        q.setRolloutStateStmt,
-		supersedeFilesStmt:         q.supersedeFilesStmt,
-		tokenByHashStmt:            q.tokenByHashStmt,
-		touchMachineStmt:           q.touchMachineStmt,
-		upsertKernelStmt:           q.upsertKernelStmt,
-		upsertMachineStmt:          q.upsertMachineStmt,
+		db:                           tx,
+		tx:                           tx,
+		bumpEpochStmt:                q.bumpEpochStmt,
+		bumpGenerationStmt:           q.bumpGenerationStmt,
+		bumpPublicationStmt:          q.bumpPublicationStmt,
+		claimNoticeStmt:              q.claimNoticeStmt,
+		countCrashesAfterRemovalStmt: q.countCrashesAfterRemovalStmt,
+		countPopulationStmt:          q.countPopulationStmt,
+		countRemovalsStmt:            q.countRemovalsStmt,
+		countTargetsOfDigestStmt:     q.countTargetsOfDigestStmt,
+		deleteAnswersBeforeStmt:      q.deleteAnswersBeforeStmt,
+		deleteCoverageStmt:           q.deleteCoverageStmt,
+		deleteEventsBeforeStmt:       q.deleteEventsBeforeStmt,
+		deleteFilesBeforeStmt:        q.deleteFilesBeforeStmt,
+		deleteForgottenTargetsStmt:   q.deleteForgottenTargetsStmt,
+		deleteKernelStmt:             q.deleteKernelStmt,
+		deleteMachineStmt:            q.deleteMachineStmt,
+		deleteNoticesBeforeStmt:      q.deleteNoticesBeforeStmt,
+		deleteReportsStmt:            q.deleteReportsStmt,
+		deleteStepsBeforeStmt:        q.deleteStepsBeforeStmt,
+		endNoticeStmt:                q.endNoticeStmt,
+		getAnswerStmt:                q.getAnswerStmt,
+		getFileStmt:                  q.getFileStmt,
+		getLeadStmt:                  q.getLeadStmt,
+		getNoticeStmt:                q.getNoticeStmt,
+		getRequestStmt:               q.getRequestStmt,
+		getRolloutStmt:               q.getRolloutStmt,
+		getRuleStateStmt:             q.getRuleStateStmt,
+		getServiceStmt:               q.getServiceStmt,
+		getStagesStmt:                q.getStagesStmt,
+		getTargetStmt:                q.getTargetStmt,
+		holdLeadStmt:                 q.holdLeadStmt,
+		insertAnswerStmt:             q.insertAnswerStmt,
+		insertCoverageStmt:           q.insertCoverageStmt,
+		insertDecisionStmt:           q.insertDecisionStmt,
+		insertEventStmt:              q.insertEventStmt,
+		insertFileStmt:               q.insertFileStmt,
+		insertNoticeStmt:             q.insertNoticeStmt,
+		insertReportsStmt:            q.insertReportsStmt,
+		insertRequestStmt:            q.insertRequestStmt,
+		insertRolloutStmt:            q.insertRolloutStmt,
+		insertStepStmt:               q.insertStepStmt,
+		insertTargetStmt:             q.insertTargetStmt,
+		insertTokenStmt:              q.insertTokenStmt,
+		insertVerdictStmt:            q.insertVerdictStmt,
+		listAllVerdictsStmt:          q.listAllVerdictsStmt,
+		listCoverageStmt:             q.listCoverageStmt,
+		listDecisionsAfterStmt:       q.listDecisionsAfterStmt,
+		listDueNoticesStmt:           q.listDueNoticesStmt,
+		listEventsStmt:               q.listEventsStmt,
+		listKernelsOfRoleStmt:        q.listKernelsOfRoleStmt,
+		listKernelsOfSeriesStmt:      q.listKernelsOfSeriesStmt,
+		listMachinesStmt:             q.listMachinesStmt,
+		listProposalsStmt:            q.listProposalsStmt,
+		listReportsStmt:              q.listReportsStmt,
+		listRequestsStmt:             q.listRequestsStmt,
+		listRolesStmt:                q.listRolesStmt,
+		listRolloutsStmt:             q.listRolloutsStmt,
+		listStepsStmt:                q.listStepsStmt,
+		listTokensStmt:               q.listTokensStmt,
+		listVerdictsStmt:             q.listVerdictsStmt,
+		listWaitingRequestsStmt:      q.listWaitingRequestsStmt,
+		machineByTokenStmt:           q.machineByTokenStmt,
+		publishTargetStmt:            q.publishTargetStmt,
+		putOffNoticeStmt:             q.putOffNoticeStmt,
+		putRuleStateStmt:             q.putRuleStateStmt,
+		putStagesStmt:                q.putStagesStmt,
+		revokeTokenStmt:              q.revokeTokenStmt,
+		setRoleStmt:                  q.setRoleStmt,
+		setRolloutStateStmt:          q.setRolloutStateStmt,
+		setSpreadStmt:                q.setSpreadStmt,
+		setWithdrawalStmt:            q.setWithdrawalStmt,
+		supersedeFilesStmt:           q.supersedeFilesStmt,
+		takeLeadStmt:                 q.takeLeadStmt,
+		takeRequestStmt:              q.takeRequestStmt,
+		tokenByHashStmt:              q.tokenByHashStmt,
+		touchMachineStmt:             q.touchMachineStmt,
+		upsertKernelStmt:             q.upsertKernelStmt,
+		upsertMachineStmt:            q.upsertMachineStmt,
 	}
 }

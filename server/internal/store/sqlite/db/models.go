@@ -4,6 +4,10 @@
 
 package db
 
+import (
+	"database/sql"
+)
+
 type Decision struct {
 	Epoch     int64
 	At        int64
@@ -12,14 +16,58 @@ type Decision struct {
 	Vendor    string
 	Version   string
 	State     string
+	Withdraw  int64
+}
+
+type Notice struct {
+	Seq      int64
+	ID       string
+	At       int64
+	Kind     string
+	Body     []byte
+	Attempts int64
+	NextAt   int64
+	EndedAt  sql.NullInt64
+	Sent     int64
+	Failure  string
+}
+
+type Report struct {
+	Seq  int64
+	Body []byte
+}
+
+type Request struct {
+	ID       int64
+	At       int64
+	Kind     string
+	Vendor   string
+	Version  string
+	Unit     string
+	Tier     string
+	Account  string
+	Person   string
+	Reason   string
+	Proposal sql.NullInt64
+	TakenAt  sql.NullInt64
+	Done     int64
+	Outcome  string
 }
 
 type Rollout struct {
-	Vendor      string
-	Version     string
-	State       string
-	Salt        string
-	SoakSeconds int64
-	CreatedAt   int64
-	UpdatedAt   int64
+	Vendor          string
+	Version         string
+	State           string
+	Salt            string
+	SoakSeconds     int64
+	CreatedAt       int64
+	UpdatedAt       int64
+	Spread          string
+	WithdrawShare   int64
+	WithdrawSalt    string
+	WithdrawPause   int64
+	WithdrawBegan   sql.NullInt64
+	WithdrawSince   sql.NullInt64
+	WithdrawExcused int64
+	WithdrawHeld    string
 }

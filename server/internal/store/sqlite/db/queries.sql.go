@@ -41,6 +41,112 @@ func (q *Queries) BumpPublication(ctx context.Context) error {
 	return err
 }
 
+const claimNotice = `-- name: ClaimNotice :execrows
+UPDATE notices SET next_at = ?1 WHERE id = ?2 AND ended_at IS NULL AND next_at = ?3
+`
+
+type ClaimNoticeParams struct {
+	Until int64
+	ID    string
+	Seen  int64
+}
+
+func (q *Queries) ClaimNotice(ctx context.Context, arg ClaimNoticeParams) (int64, error) {
+	result, err := q.exec(ctx, q.claimNoticeStmt, claimNotice, arg.Until, arg.ID, arg.Seen)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const countCrashesAfterRemoval = `-- name: CountCrashesAfterRemoval :one
+SELECT count(DISTINCT crashes.machine_id) FROM events AS crashes
+WHERE (crashes.kind = 'crashed' OR (crashes.kind = 'booted' AND crashes.reason = 'UNCLEAN'))
+    AND crashes.received_at >= ?1
+    AND EXISTS (SELECT 1 FROM events AS removals
+        -- The plus keeps SQLite from looking through all removals for each crash.
+        WHERE removals.machine_id = crashes.machine_id AND +removals.kind = 'removed' AND removals.version = ?2
+            AND removals.received_at >= ?1 AND removals.received_at <= crashes.received_at)
+`
+
+type CountCrashesAfterRemovalParams struct {
+	Since   int64
+	Version string
+}
+
+func (q *Queries) CountCrashesAfterRemoval(ctx context.Context, arg CountCrashesAfterRemovalParams) (int64, error) {
+	row := q.queryRow(ctx, q.countCrashesAfterRemovalStmt, countCrashesAfterRemoval, arg.Since, arg.Version)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
+const countPopulation = `-- name: CountPopulation :many
+SELECT m.release, m.arch, tokens.tier, CAST(sum(m.machines) AS INTEGER) AS machines, count(*) AS accounts
+FROM (SELECT machines.release, machines.arch, machines.auth_token_id, count(*) AS machines
+    FROM machines WHERE machines.last_seen >= ?
+    GROUP BY machines.release, machines.arch, machines.auth_token_id) AS m
+JOIN tokens ON tokens.id = m.auth_token_id
+WHERE tokens.revoked_at IS NULL
+GROUP BY m.release, m.arch, tokens.tier
+ORDER BY m.release, m.arch, tokens.tier
+`
+
+type CountPopulationRow struct {
+	Release  string
+	Arch     string
+	Tier     string
+	Machines int64
+	Accounts int64
+}
+
+// The machines of each token first: the join is then of few rows.
+func (q *Queries) CountPopulation(ctx context.Context, lastSeen int64) ([]CountPopulationRow, error) {
+	rows, err := q.query(ctx, q.countPopulationStmt, countPopulation, lastSeen)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountPopulationRow
+	for rows.Next() {
+		var i CountPopulationRow
+		if err := rows.Scan(
+			&i.Release,
+			&i.Arch,
+			&i.Tier,
+			&i.Machines,
+			&i.Accounts,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countRemovals = `-- name: CountRemovals :one
+SELECT count(*) FROM events
+WHERE kind = 'removed' AND version = ?1 AND received_at >= ?2
+`
+
+type CountRemovalsParams struct {
+	Version string
+	Since   int64
+}
+
+func (q *Queries) CountRemovals(ctx context.Context, arg CountRemovalsParams) (int64, error) {
+	row := q.queryRow(ctx, q.countRemovalsStmt, countRemovals, arg.Version, arg.Since)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const countTargetsOfDigest = `-- name: CountTargetsOfDigest :one
 SELECT count(*) FROM targets WHERE digest = ?
 `
@@ -50,6 +156,27 @@ func (q *Queries) CountTargetsOfDigest(ctx context.Context, digest []byte) (int6
 	var count int64
 	err := row.Scan(&count)
 	return count, err
+}
+
+const deleteAnswersBefore = `-- name: DeleteAnswersBefore :execrows
+DELETE FROM answers WHERE at < ?
+`
+
+func (q *Queries) DeleteAnswersBefore(ctx context.Context, at int64) (int64, error) {
+	result, err := q.exec(ctx, q.deleteAnswersBeforeStmt, deleteAnswersBefore, at)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const deleteCoverage = `-- name: DeleteCoverage :exec
+DELETE FROM coverage WHERE path = ?
+`
+
+func (q *Queries) DeleteCoverage(ctx context.Context, path string) error {
+	_, err := q.exec(ctx, q.deleteCoverageStmt, deleteCoverage, path)
+	return err
 }
 
 const deleteEventsBefore = `-- name: DeleteEventsBefore :execrows
@@ -114,6 +241,74 @@ func (q *Queries) DeleteMachine(ctx context.Context, tokenHash []byte) (int64, e
 	return result.RowsAffected()
 }
 
+const deleteNoticesBefore = `-- name: DeleteNoticesBefore :execrows
+DELETE FROM notices WHERE at < ?
+`
+
+func (q *Queries) DeleteNoticesBefore(ctx context.Context, at int64) (int64, error) {
+	result, err := q.exec(ctx, q.deleteNoticesBeforeStmt, deleteNoticesBefore, at)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const deleteReports = `-- name: DeleteReports :exec
+DELETE FROM reports WHERE seq <= ?
+`
+
+func (q *Queries) DeleteReports(ctx context.Context, seq int64) error {
+	_, err := q.exec(ctx, q.deleteReportsStmt, deleteReports, seq)
+	return err
+}
+
+const deleteStepsBefore = `-- name: DeleteStepsBefore :execrows
+DELETE FROM steps WHERE steps.at < ? AND step <= (SELECT step FROM rule_states
+    WHERE rule_states.vendor = steps.vendor AND rule_states.version = steps.version)
+`
+
+func (q *Queries) DeleteStepsBefore(ctx context.Context, at int64) (int64, error) {
+	result, err := q.exec(ctx, q.deleteStepsBeforeStmt, deleteStepsBefore, at)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const endNotice = `-- name: EndNotice :exec
+UPDATE notices SET attempts = ?, ended_at = ?, sent = ?, failure = ? WHERE id = ? AND ended_at IS NULL
+`
+
+type EndNoticeParams struct {
+	Attempts int64
+	EndedAt  sql.NullInt64
+	Sent     int64
+	Failure  string
+	ID       string
+}
+
+func (q *Queries) EndNotice(ctx context.Context, arg EndNoticeParams) error {
+	_, err := q.exec(ctx, q.endNoticeStmt, endNotice,
+		arg.Attempts,
+		arg.EndedAt,
+		arg.Sent,
+		arg.Failure,
+		arg.ID,
+	)
+	return err
+}
+
+const getAnswer = `-- name: GetAnswer :one
+SELECT body FROM answers WHERE id = ?
+`
+
+func (q *Queries) GetAnswer(ctx context.Context, id string) (string, error) {
+	row := q.queryRow(ctx, q.getAnswerStmt, getAnswer, id)
+	var body string
+	err := row.Scan(&body)
+	return body, err
+}
+
 const getFile = `-- name: GetFile :one
 SELECT digest, expires_at, modified_at, body, gzip
 FROM files WHERE role = ? AND version = ?
@@ -145,8 +340,83 @@ func (q *Queries) GetFile(ctx context.Context, arg GetFileParams) (GetFileRow, e
 	return i, err
 }
 
+const getLead = `-- name: GetLead :one
+SELECT term, leader, taken FROM lead WHERE id = 1
+`
+
+type GetLeadRow struct {
+	Term   int64
+	Leader string
+	Taken  int64
+}
+
+func (q *Queries) GetLead(ctx context.Context) (GetLeadRow, error) {
+	row := q.queryRow(ctx, q.getLeadStmt, getLead)
+	var i GetLeadRow
+	err := row.Scan(&i.Term, &i.Leader, &i.Taken)
+	return i, err
+}
+
+const getNotice = `-- name: GetNotice :one
+SELECT seq, id, at, kind, body, attempts, next_at, ended_at, sent, failure FROM notices WHERE id = ?
+`
+
+func (q *Queries) GetNotice(ctx context.Context, id string) (Notice, error) {
+	row := q.queryRow(ctx, q.getNoticeStmt, getNotice, id)
+	var i Notice
+	err := row.Scan(
+		&i.Seq,
+		&i.ID,
+		&i.At,
+		&i.Kind,
+		&i.Body,
+		&i.Attempts,
+		&i.NextAt,
+		&i.EndedAt,
+		&i.Sent,
+		&i.Failure,
+	)
+	return i, err
+}
+
+const getRequest = `-- name: GetRequest :one
+SELECT requests.id, requests.at, requests.kind, requests.vendor, requests.version, requests.unit, requests.tier, requests.account, requests.person, requests.reason, requests.proposal, requests.taken_at, requests.done, requests.outcome, coalesce(proposals.account, '') AS first_account, coalesce(proposals.person, '') AS first_person
+FROM requests LEFT JOIN requests AS proposals ON proposals.id = requests.proposal
+WHERE requests.id = ?
+`
+
+type GetRequestRow struct {
+	Request      Request
+	FirstAccount string
+	FirstPerson  string
+}
+
+func (q *Queries) GetRequest(ctx context.Context, id int64) (GetRequestRow, error) {
+	row := q.queryRow(ctx, q.getRequestStmt, getRequest, id)
+	var i GetRequestRow
+	err := row.Scan(
+		&i.Request.ID,
+		&i.Request.At,
+		&i.Request.Kind,
+		&i.Request.Vendor,
+		&i.Request.Version,
+		&i.Request.Unit,
+		&i.Request.Tier,
+		&i.Request.Account,
+		&i.Request.Person,
+		&i.Request.Reason,
+		&i.Request.Proposal,
+		&i.Request.TakenAt,
+		&i.Request.Done,
+		&i.Request.Outcome,
+		&i.FirstAccount,
+		&i.FirstPerson,
+	)
+	return i, err
+}
+
 const getRollout = `-- name: GetRollout :one
-SELECT vendor, version, state, salt, soak_seconds, created_at, updated_at
+SELECT vendor, version, state, salt, soak_seconds, created_at, updated_at, spread, withdraw_share, withdraw_salt, withdraw_pause, withdraw_began, withdraw_since, withdraw_excused, withdraw_held
 FROM rollouts WHERE vendor = ? AND version = ?
 `
 
@@ -166,7 +436,36 @@ func (q *Queries) GetRollout(ctx context.Context, arg GetRolloutParams) (Rollout
 		&i.SoakSeconds,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.Spread,
+		&i.WithdrawShare,
+		&i.WithdrawSalt,
+		&i.WithdrawPause,
+		&i.WithdrawBegan,
+		&i.WithdrawSince,
+		&i.WithdrawExcused,
+		&i.WithdrawHeld,
 	)
+	return i, err
+}
+
+const getRuleState = `-- name: GetRuleState :one
+SELECT step, body FROM rule_states WHERE vendor = ? AND version = ?
+`
+
+type GetRuleStateParams struct {
+	Vendor  string
+	Version string
+}
+
+type GetRuleStateRow struct {
+	Step int64
+	Body []byte
+}
+
+func (q *Queries) GetRuleState(ctx context.Context, arg GetRuleStateParams) (GetRuleStateRow, error) {
+	row := q.queryRow(ctx, q.getRuleStateStmt, getRuleState, arg.Vendor, arg.Version)
+	var i GetRuleStateRow
+	err := row.Scan(&i.Step, &i.Body)
 	return i, err
 }
 
@@ -193,6 +492,27 @@ func (q *Queries) GetService(ctx context.Context) (GetServiceRow, error) {
 	return i, err
 }
 
+const getStages = `-- name: GetStages :one
+SELECT at, body FROM stages WHERE vendor = ? AND version = ?
+`
+
+type GetStagesParams struct {
+	Vendor  string
+	Version string
+}
+
+type GetStagesRow struct {
+	At   int64
+	Body string
+}
+
+func (q *Queries) GetStages(ctx context.Context, arg GetStagesParams) (GetStagesRow, error) {
+	row := q.queryRow(ctx, q.getStagesStmt, getStages, arg.Vendor, arg.Version)
+	var i GetStagesRow
+	err := row.Scan(&i.At, &i.Body)
+	return i, err
+}
+
 const getTarget = `-- name: GetTarget :one
 SELECT length, uploaded_at, published FROM targets WHERE path = ? AND digest = ?
 `
@@ -215,9 +535,55 @@ func (q *Queries) GetTarget(ctx context.Context, arg GetTargetParams) (GetTarget
 	return i, err
 }
 
+const holdLead = `-- name: HoldLead :execrows
+UPDATE lead SET taken = ? WHERE id = 1 AND term = ?
+`
+
+type HoldLeadParams struct {
+	Taken int64
+	Term  int64
+}
+
+func (q *Queries) HoldLead(ctx context.Context, arg HoldLeadParams) (int64, error) {
+	result, err := q.exec(ctx, q.holdLeadStmt, holdLead, arg.Taken, arg.Term)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const insertAnswer = `-- name: InsertAnswer :exec
+INSERT INTO answers (id, at, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+`
+
+type InsertAnswerParams struct {
+	ID   string
+	At   int64
+	Body string
+}
+
+func (q *Queries) InsertAnswer(ctx context.Context, arg InsertAnswerParams) error {
+	_, err := q.exec(ctx, q.insertAnswerStmt, insertAnswer, arg.ID, arg.At, arg.Body)
+	return err
+}
+
+const insertCoverage = `-- name: InsertCoverage :exec
+INSERT INTO coverage (path, version) VALUES (?, ?) ON CONFLICT DO NOTHING
+`
+
+type InsertCoverageParams struct {
+	Path    string
+	Version string
+}
+
+func (q *Queries) InsertCoverage(ctx context.Context, arg InsertCoverageParams) error {
+	_, err := q.exec(ctx, q.insertCoverageStmt, insertCoverage, arg.Path, arg.Version)
+	return err
+}
+
 const insertDecision = `-- name: InsertDecision :exec
-INSERT INTO decisions (epoch, at, decided_by, reason, vendor, version, state)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO decisions (epoch, at, decided_by, reason, vendor, version, state, withdraw)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 `
 
 type InsertDecisionParams struct {
@@ -228,6 +594,7 @@ type InsertDecisionParams struct {
 	Vendor    string
 	Version   string
 	State     string
+	Withdraw  int64
 }
 
 func (q *Queries) InsertDecision(ctx context.Context, arg InsertDecisionParams) error {
@@ -239,13 +606,14 @@ func (q *Queries) InsertDecision(ctx context.Context, arg InsertDecisionParams) 
 		arg.Vendor,
 		arg.Version,
 		arg.State,
+		arg.Withdraw,
 	)
 	return err
 }
 
 const insertEvent = `-- name: InsertEvent :exec
-INSERT INTO events (machine_id, id, kind, name, version, boot_id, at, received_at, reason, message)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO events (machine_id, id, kind, name, version, boot_id, at, received_at, reason, message, signature)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (machine_id, id) DO NOTHING
 `
 
@@ -260,6 +628,7 @@ type InsertEventParams struct {
 	ReceivedAt int64
 	Reason     string
 	Message    string
+	Signature  string
 }
 
 func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) error {
@@ -274,6 +643,7 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) error 
 		arg.ReceivedAt,
 		arg.Reason,
 		arg.Message,
+		arg.Signature,
 	)
 	return err
 }
@@ -306,6 +676,85 @@ func (q *Queries) InsertFile(ctx context.Context, arg InsertFileParams) error {
 	return err
 }
 
+const insertNotice = `-- name: InsertNotice :exec
+INSERT INTO notices (id, at, kind, body, next_at) VALUES (?, ?, ?, ?, ?)
+`
+
+type InsertNoticeParams struct {
+	ID     string
+	At     int64
+	Kind   string
+	Body   []byte
+	NextAt int64
+}
+
+func (q *Queries) InsertNotice(ctx context.Context, arg InsertNoticeParams) error {
+	_, err := q.exec(ctx, q.insertNoticeStmt, insertNotice,
+		arg.ID,
+		arg.At,
+		arg.Kind,
+		arg.Body,
+		arg.NextAt,
+	)
+	return err
+}
+
+const insertReports = `-- name: InsertReports :one
+INSERT INTO reports (body) VALUES (?) RETURNING seq
+`
+
+func (q *Queries) InsertReports(ctx context.Context, body []byte) (int64, error) {
+	row := q.queryRow(ctx, q.insertReportsStmt, insertReports, body)
+	var seq int64
+	err := row.Scan(&seq)
+	return seq, err
+}
+
+const insertRequest = `-- name: InsertRequest :one
+
+INSERT INTO requests (at, kind, vendor, version, unit, tier, account, person, reason, proposal, taken_at, done, outcome)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+RETURNING id
+`
+
+type InsertRequestParams struct {
+	At       int64
+	Kind     string
+	Vendor   string
+	Version  string
+	Unit     string
+	Tier     string
+	Account  string
+	Person   string
+	Reason   string
+	Proposal sql.NullInt64
+	TakenAt  sql.NullInt64
+	Done     int64
+	Outcome  string
+}
+
+// What people ask for and are told.
+func (q *Queries) InsertRequest(ctx context.Context, arg InsertRequestParams) (int64, error) {
+	row := q.queryRow(ctx, q.insertRequestStmt, insertRequest,
+		arg.At,
+		arg.Kind,
+		arg.Vendor,
+		arg.Version,
+		arg.Unit,
+		arg.Tier,
+		arg.Account,
+		arg.Person,
+		arg.Reason,
+		arg.Proposal,
+		arg.TakenAt,
+		arg.Done,
+		arg.Outcome,
+	)
+	var id int64
+	err := row.Scan(&id)
+	return id, err
+}
+
 const insertRollout = `-- name: InsertRollout :execrows
 INSERT INTO rollouts (vendor, version, state, salt, soak_seconds, created_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -336,6 +785,29 @@ func (q *Queries) InsertRollout(ctx context.Context, arg InsertRolloutParams) (i
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const insertStep = `-- name: InsertStep :exec
+INSERT INTO steps (vendor, version, step, at, events) VALUES (?, ?, ?, ?, ?)
+`
+
+type InsertStepParams struct {
+	Vendor  string
+	Version string
+	Step    int64
+	At      int64
+	Events  []byte
+}
+
+func (q *Queries) InsertStep(ctx context.Context, arg InsertStepParams) error {
+	_, err := q.exec(ctx, q.insertStepStmt, insertStep,
+		arg.Vendor,
+		arg.Version,
+		arg.Step,
+		arg.At,
+		arg.Events,
+	)
+	return err
 }
 
 const insertTarget = `-- name: InsertTarget :exec
@@ -389,8 +861,111 @@ func (q *Queries) InsertToken(ctx context.Context, arg InsertTokenParams) (int64
 	return id, err
 }
 
+const insertVerdict = `-- name: InsertVerdict :exec
+INSERT INTO verdicts (vendor, version, seq, at, unit, action, reason, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+`
+
+type InsertVerdictParams struct {
+	Vendor  string
+	Version string
+	Seq     int64
+	At      int64
+	Unit    string
+	Action  string
+	Reason  string
+	Body    []byte
+}
+
+func (q *Queries) InsertVerdict(ctx context.Context, arg InsertVerdictParams) error {
+	_, err := q.exec(ctx, q.insertVerdictStmt, insertVerdict,
+		arg.Vendor,
+		arg.Version,
+		arg.Seq,
+		arg.At,
+		arg.Unit,
+		arg.Action,
+		arg.Reason,
+		arg.Body,
+	)
+	return err
+}
+
+const listAllVerdicts = `-- name: ListAllVerdicts :many
+SELECT vendor, version, body FROM verdicts ORDER BY at, vendor, version, seq
+`
+
+type ListAllVerdictsRow struct {
+	Vendor  string
+	Version string
+	Body    []byte
+}
+
+func (q *Queries) ListAllVerdicts(ctx context.Context) ([]ListAllVerdictsRow, error) {
+	rows, err := q.query(ctx, q.listAllVerdictsStmt, listAllVerdicts)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListAllVerdictsRow
+	for rows.Next() {
+		var i ListAllVerdictsRow
+		if err := rows.Scan(&i.Vendor, &i.Version, &i.Body); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listCoverage = `-- name: ListCoverage :many
+SELECT kernels.path, kernels.release, kernels.arch, coverage.version
+FROM coverage JOIN kernels ON kernels.path = coverage.path
+ORDER BY kernels.path, coverage.version
+`
+
+type ListCoverageRow struct {
+	Path    string
+	Release string
+	Arch    string
+	Version string
+}
+
+func (q *Queries) ListCoverage(ctx context.Context) ([]ListCoverageRow, error) {
+	rows, err := q.query(ctx, q.listCoverageStmt, listCoverage)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListCoverageRow
+	for rows.Next() {
+		var i ListCoverageRow
+		if err := rows.Scan(
+			&i.Path,
+			&i.Release,
+			&i.Arch,
+			&i.Version,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listDecisionsAfter = `-- name: ListDecisionsAfter :many
-SELECT epoch, at, decided_by, reason, vendor, version, state
+SELECT epoch, at, decided_by, reason, vendor, version, state, withdraw
 FROM decisions WHERE epoch > ? ORDER BY epoch
 `
 
@@ -411,6 +986,50 @@ func (q *Queries) ListDecisionsAfter(ctx context.Context, epoch int64) ([]Decisi
 			&i.Vendor,
 			&i.Version,
 			&i.State,
+			&i.Withdraw,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listDueNotices = `-- name: ListDueNotices :many
+SELECT seq, id, at, kind, body, attempts, next_at, ended_at, sent, failure FROM notices WHERE ended_at IS NULL AND next_at <= ? ORDER BY next_at, seq LIMIT ?
+`
+
+type ListDueNoticesParams struct {
+	NextAt int64
+	Limit  int64
+}
+
+func (q *Queries) ListDueNotices(ctx context.Context, arg ListDueNoticesParams) ([]Notice, error) {
+	rows, err := q.query(ctx, q.listDueNoticesStmt, listDueNotices, arg.NextAt, arg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Notice
+	for rows.Next() {
+		var i Notice
+		if err := rows.Scan(
+			&i.Seq,
+			&i.ID,
+			&i.At,
+			&i.Kind,
+			&i.Body,
+			&i.Attempts,
+			&i.NextAt,
+			&i.EndedAt,
+			&i.Sent,
+			&i.Failure,
 		); err != nil {
 			return nil, err
 		}
@@ -426,19 +1045,20 @@ func (q *Queries) ListDecisionsAfter(ctx context.Context, epoch int64) ([]Decisi
 }
 
 const listEvents = `-- name: ListEvents :many
-SELECT id, kind, name, version, boot_id, at, reason, message
+SELECT id, kind, name, version, boot_id, at, reason, message, signature
 FROM events WHERE machine_id = ? ORDER BY received_at, at, id
 `
 
 type ListEventsRow struct {
-	ID      string
-	Kind    string
-	Name    string
-	Version string
-	BootID  string
-	At      int64
-	Reason  string
-	Message string
+	ID        string
+	Kind      string
+	Name      string
+	Version   string
+	BootID    string
+	At        int64
+	Reason    string
+	Message   string
+	Signature string
 }
 
 func (q *Queries) ListEvents(ctx context.Context, machineID string) ([]ListEventsRow, error) {
@@ -459,6 +1079,7 @@ func (q *Queries) ListEvents(ctx context.Context, machineID string) ([]ListEvent
 			&i.At,
 			&i.Reason,
 			&i.Message,
+			&i.Signature,
 		); err != nil {
 			return nil, err
 		}
@@ -627,6 +1248,142 @@ func (q *Queries) ListMachines(ctx context.Context) ([]ListMachinesRow, error) {
 	return items, nil
 }
 
+const listProposals = `-- name: ListProposals :many
+SELECT id, at, kind, vendor, version, unit, tier, account, person, reason, proposal, taken_at, done, outcome
+FROM requests
+WHERE kind = 'propose-resume' AND vendor = ? AND version = ? AND unit = ?
+    AND NOT EXISTS (SELECT 1 FROM requests AS seconds WHERE seconds.proposal = requests.id)
+ORDER BY id DESC
+`
+
+type ListProposalsParams struct {
+	Vendor  string
+	Version string
+	Unit    string
+}
+
+func (q *Queries) ListProposals(ctx context.Context, arg ListProposalsParams) ([]Request, error) {
+	rows, err := q.query(ctx, q.listProposalsStmt, listProposals, arg.Vendor, arg.Version, arg.Unit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Request
+	for rows.Next() {
+		var i Request
+		if err := rows.Scan(
+			&i.ID,
+			&i.At,
+			&i.Kind,
+			&i.Vendor,
+			&i.Version,
+			&i.Unit,
+			&i.Tier,
+			&i.Account,
+			&i.Person,
+			&i.Reason,
+			&i.Proposal,
+			&i.TakenAt,
+			&i.Done,
+			&i.Outcome,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listReports = `-- name: ListReports :many
+SELECT seq, body FROM reports WHERE seq > ? ORDER BY seq LIMIT ?
+`
+
+type ListReportsParams struct {
+	Seq   int64
+	Limit int64
+}
+
+func (q *Queries) ListReports(ctx context.Context, arg ListReportsParams) ([]Report, error) {
+	rows, err := q.query(ctx, q.listReportsStmt, listReports, arg.Seq, arg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Report
+	for rows.Next() {
+		var i Report
+		if err := rows.Scan(&i.Seq, &i.Body); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listRequests = `-- name: ListRequests :many
+SELECT requests.id, requests.at, requests.kind, requests.vendor, requests.version, requests.unit, requests.tier, requests.account, requests.person, requests.reason, requests.proposal, requests.taken_at, requests.done, requests.outcome, coalesce(proposals.account, '') AS first_account, coalesce(proposals.person, '') AS first_person
+FROM requests LEFT JOIN requests AS proposals ON proposals.id = requests.proposal
+ORDER BY requests.id
+`
+
+type ListRequestsRow struct {
+	Request      Request
+	FirstAccount string
+	FirstPerson  string
+}
+
+func (q *Queries) ListRequests(ctx context.Context) ([]ListRequestsRow, error) {
+	rows, err := q.query(ctx, q.listRequestsStmt, listRequests)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListRequestsRow
+	for rows.Next() {
+		var i ListRequestsRow
+		if err := rows.Scan(
+			&i.Request.ID,
+			&i.Request.At,
+			&i.Request.Kind,
+			&i.Request.Vendor,
+			&i.Request.Version,
+			&i.Request.Unit,
+			&i.Request.Tier,
+			&i.Request.Account,
+			&i.Request.Person,
+			&i.Request.Reason,
+			&i.Request.Proposal,
+			&i.Request.TakenAt,
+			&i.Request.Done,
+			&i.Request.Outcome,
+			&i.FirstAccount,
+			&i.FirstPerson,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listRoles = `-- name: ListRoles :many
 SELECT roles.name, roles.version, roles.expires_at, files.modified_at
 FROM roles JOIN files ON files.role = roles.name AND files.version = roles.version
@@ -669,7 +1426,7 @@ func (q *Queries) ListRoles(ctx context.Context) ([]ListRolesRow, error) {
 }
 
 const listRollouts = `-- name: ListRollouts :many
-SELECT vendor, version, state, salt, soak_seconds, created_at, updated_at
+SELECT vendor, version, state, salt, soak_seconds, created_at, updated_at, spread, withdraw_share, withdraw_salt, withdraw_pause, withdraw_began, withdraw_since, withdraw_excused, withdraw_held
 FROM rollouts ORDER BY vendor, version
 `
 
@@ -690,7 +1447,54 @@ func (q *Queries) ListRollouts(ctx context.Context) ([]Rollout, error) {
 			&i.SoakSeconds,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.Spread,
+			&i.WithdrawShare,
+			&i.WithdrawSalt,
+			&i.WithdrawPause,
+			&i.WithdrawBegan,
+			&i.WithdrawSince,
+			&i.WithdrawExcused,
+			&i.WithdrawHeld,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listSteps = `-- name: ListSteps :many
+SELECT step, at, events FROM steps WHERE vendor = ? AND version = ? AND step > ? ORDER BY step
+`
+
+type ListStepsParams struct {
+	Vendor  string
+	Version string
+	Step    int64
+}
+
+type ListStepsRow struct {
+	Step   int64
+	At     int64
+	Events []byte
+}
+
+func (q *Queries) ListSteps(ctx context.Context, arg ListStepsParams) ([]ListStepsRow, error) {
+	rows, err := q.query(ctx, q.listStepsStmt, listSteps, arg.Vendor, arg.Version, arg.Step)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListStepsRow
+	for rows.Next() {
+		var i ListStepsRow
+		if err := rows.Scan(&i.Step, &i.At, &i.Events); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -753,22 +1557,115 @@ func (q *Queries) ListTokens(ctx context.Context, kind string) ([]ListTokensRow,
 	return items, nil
 }
 
+const listVerdicts = `-- name: ListVerdicts :many
+SELECT body FROM verdicts WHERE vendor = ? AND version = ? ORDER BY seq
+`
+
+type ListVerdictsParams struct {
+	Vendor  string
+	Version string
+}
+
+func (q *Queries) ListVerdicts(ctx context.Context, arg ListVerdictsParams) ([][]byte, error) {
+	rows, err := q.query(ctx, q.listVerdictsStmt, listVerdicts, arg.Vendor, arg.Version)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items [][]byte
+	for rows.Next() {
+		var body []byte
+		if err := rows.Scan(&body); err != nil {
+			return nil, err
+		}
+		items = append(items, body)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listWaitingRequests = `-- name: ListWaitingRequests :many
+SELECT requests.id, requests.at, requests.kind, requests.vendor, requests.version, requests.unit, requests.tier, requests.account, requests.person, requests.reason, requests.proposal, requests.taken_at, requests.done, requests.outcome, coalesce(proposals.account, '') AS first_account, coalesce(proposals.person, '') AS first_person
+FROM requests LEFT JOIN requests AS proposals ON proposals.id = requests.proposal
+WHERE requests.taken_at IS NULL AND requests.kind <> 'propose-resume'
+ORDER BY requests.id
+`
+
+type ListWaitingRequestsRow struct {
+	Request      Request
+	FirstAccount string
+	FirstPerson  string
+}
+
+func (q *Queries) ListWaitingRequests(ctx context.Context) ([]ListWaitingRequestsRow, error) {
+	rows, err := q.query(ctx, q.listWaitingRequestsStmt, listWaitingRequests)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListWaitingRequestsRow
+	for rows.Next() {
+		var i ListWaitingRequestsRow
+		if err := rows.Scan(
+			&i.Request.ID,
+			&i.Request.At,
+			&i.Request.Kind,
+			&i.Request.Vendor,
+			&i.Request.Version,
+			&i.Request.Unit,
+			&i.Request.Tier,
+			&i.Request.Account,
+			&i.Request.Person,
+			&i.Request.Reason,
+			&i.Request.Proposal,
+			&i.Request.TakenAt,
+			&i.Request.Done,
+			&i.Request.Outcome,
+			&i.FirstAccount,
+			&i.FirstPerson,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const machineByToken = `-- name: MachineByToken :one
-SELECT machines.id, tokens.tier, tokens.revoked_at
+SELECT machines.id, machines.auth_token_id, machines.enrolled_at, tokens.tier, tokens.revoked_at
 FROM machines JOIN tokens ON tokens.id = machines.auth_token_id
 WHERE machines.token_hash = ?
 `
 
 type MachineByTokenRow struct {
-	ID        string
-	Tier      string
-	RevokedAt sql.NullInt64
+	ID          string
+	AuthTokenID int64
+	EnrolledAt  int64
+	Tier        string
+	RevokedAt   sql.NullInt64
 }
 
 func (q *Queries) MachineByToken(ctx context.Context, tokenHash []byte) (MachineByTokenRow, error) {
 	row := q.queryRow(ctx, q.machineByTokenStmt, machineByToken, tokenHash)
 	var i MachineByTokenRow
-	err := row.Scan(&i.ID, &i.Tier, &i.RevokedAt)
+	err := row.Scan(
+		&i.ID,
+		&i.AuthTokenID,
+		&i.EnrolledAt,
+		&i.Tier,
+		&i.RevokedAt,
+	)
 	return i, err
 }
 
@@ -788,6 +1685,71 @@ func (q *Queries) PublishTarget(ctx context.Context, arg PublishTargetParams) (i
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const putOffNotice = `-- name: PutOffNotice :exec
+UPDATE notices SET attempts = ?, next_at = ?, failure = ? WHERE id = ? AND ended_at IS NULL
+`
+
+type PutOffNoticeParams struct {
+	Attempts int64
+	NextAt   int64
+	Failure  string
+	ID       string
+}
+
+func (q *Queries) PutOffNotice(ctx context.Context, arg PutOffNoticeParams) error {
+	_, err := q.exec(ctx, q.putOffNoticeStmt, putOffNotice,
+		arg.Attempts,
+		arg.NextAt,
+		arg.Failure,
+		arg.ID,
+	)
+	return err
+}
+
+const putRuleState = `-- name: PutRuleState :exec
+INSERT INTO rule_states (vendor, version, step, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (vendor, version) DO UPDATE SET step = excluded.step, body = excluded.body
+`
+
+type PutRuleStateParams struct {
+	Vendor  string
+	Version string
+	Step    int64
+	Body    []byte
+}
+
+func (q *Queries) PutRuleState(ctx context.Context, arg PutRuleStateParams) error {
+	_, err := q.exec(ctx, q.putRuleStateStmt, putRuleState,
+		arg.Vendor,
+		arg.Version,
+		arg.Step,
+		arg.Body,
+	)
+	return err
+}
+
+const putStages = `-- name: PutStages :exec
+INSERT INTO stages (vendor, version, at, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (vendor, version) DO UPDATE SET at = excluded.at, body = excluded.body
+`
+
+type PutStagesParams struct {
+	Vendor  string
+	Version string
+	At      int64
+	Body    string
+}
+
+func (q *Queries) PutStages(ctx context.Context, arg PutStagesParams) error {
+	_, err := q.exec(ctx, q.putStagesStmt, putStages,
+		arg.Vendor,
+		arg.Version,
+		arg.At,
+		arg.Body,
+	)
+	return err
 }
 
 const revokeToken = `-- name: RevokeToken :execrows
@@ -845,6 +1807,57 @@ func (q *Queries) SetRolloutState(ctx context.Context, arg SetRolloutStateParams
 	return err
 }
 
+const setSpread = `-- name: SetSpread :exec
+UPDATE rollouts SET spread = ? WHERE vendor = ? AND version = ?
+`
+
+type SetSpreadParams struct {
+	Spread  string
+	Vendor  string
+	Version string
+}
+
+func (q *Queries) SetSpread(ctx context.Context, arg SetSpreadParams) error {
+	_, err := q.exec(ctx, q.setSpreadStmt, setSpread, arg.Spread, arg.Vendor, arg.Version)
+	return err
+}
+
+const setWithdrawal = `-- name: SetWithdrawal :execrows
+UPDATE rollouts SET withdraw_share = ?, withdraw_salt = ?, withdraw_pause = ?, withdraw_began = ?, withdraw_since = ?,
+    withdraw_excused = ?, withdraw_held = ?
+WHERE vendor = ? AND version = ?
+`
+
+type SetWithdrawalParams struct {
+	WithdrawShare   int64
+	WithdrawSalt    string
+	WithdrawPause   int64
+	WithdrawBegan   sql.NullInt64
+	WithdrawSince   sql.NullInt64
+	WithdrawExcused int64
+	WithdrawHeld    string
+	Vendor          string
+	Version         string
+}
+
+func (q *Queries) SetWithdrawal(ctx context.Context, arg SetWithdrawalParams) (int64, error) {
+	result, err := q.exec(ctx, q.setWithdrawalStmt, setWithdrawal,
+		arg.WithdrawShare,
+		arg.WithdrawSalt,
+		arg.WithdrawPause,
+		arg.WithdrawBegan,
+		arg.WithdrawSince,
+		arg.WithdrawExcused,
+		arg.WithdrawHeld,
+		arg.Vendor,
+		arg.Version,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const supersedeFiles = `-- name: SupersedeFiles :exec
 UPDATE files SET superseded_at = ? WHERE role = ? AND version < ? AND superseded_at IS NULL
 `
@@ -858,6 +1871,42 @@ type SupersedeFilesParams struct {
 func (q *Queries) SupersedeFiles(ctx context.Context, arg SupersedeFilesParams) error {
 	_, err := q.exec(ctx, q.supersedeFilesStmt, supersedeFiles, arg.SupersededAt, arg.Role, arg.Version)
 	return err
+}
+
+const takeLead = `-- name: TakeLead :one
+UPDATE lead SET term = term + 1, leader = ? WHERE id = 1 RETURNING term
+`
+
+func (q *Queries) TakeLead(ctx context.Context, leader string) (int64, error) {
+	row := q.queryRow(ctx, q.takeLeadStmt, takeLead, leader)
+	var term int64
+	err := row.Scan(&term)
+	return term, err
+}
+
+const takeRequest = `-- name: TakeRequest :execrows
+UPDATE requests SET taken_at = ?, done = ?, outcome = ?
+WHERE id = ? AND taken_at IS NULL AND kind <> 'propose-resume'
+`
+
+type TakeRequestParams struct {
+	TakenAt sql.NullInt64
+	Done    int64
+	Outcome string
+	ID      int64
+}
+
+func (q *Queries) TakeRequest(ctx context.Context, arg TakeRequestParams) (int64, error) {
+	result, err := q.exec(ctx, q.takeRequestStmt, takeRequest,
+		arg.TakenAt,
+		arg.Done,
+		arg.Outcome,
+		arg.ID,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const tokenByHash = `-- name: TokenByHash :one

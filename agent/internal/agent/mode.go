@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/status"
+	facts "livepatch/internal/kernel"
+)
+
+// errMode means that the operator has switched off what was to be done.
+var errMode = errors.New("switched off by the operator")
+
+// A modeError tells what is switched off, and how to switch it on again. It matches
+// errMode.
+type modeError struct {
+	mode facts.Mode
+	what string // "network access"
+	hint string
+}
+
+// Error says what is switched off, and by which word.
+func (e *modeError) Error() string {
+	return fmt.Sprintf("%s is switched off: mode is %q", e.what, e.mode)
+}
+
+// Unwrap returns errMode.
+func (*modeError) Unwrap() error { return errMode }
+
+// Hint says how to switch it on again.
+func (e *modeError) Hint() string { return e.hint }
+
+// mode returns what is switched off, by the kernel's command line or by the file of
+// which only the loader knows. The caller holds a.mu.
+func (a *Agent) mode() facts.Mode { return a.cmdline | a.live.fileMode }
+
+// modeHint says how to get out of the mode. The caller holds a.mu.
+func (a *Agent) modeHint() string {
+	var ways []string
+	if a.cmdline != facts.Normal {
+		ways = append(ways, "take "+facts.ModeParameter+"=… off the kernel's command line and reboot")
+	}
+	if a.mode() != a.cmdline {
+		file := "/var/lib/livepatch-loader/" + facts.ModeFile
+		if a.snapd != nil {
+			file = "/var/snap/" + SnapName + "/common/loader/" + facts.ModeFile
+		}
+		ways = append(ways, "sudo rm "+file+"; sudo canonical-livepatch refresh")
+	}
+	return strings.Join(ways, "; and: ")
+}
+
+// off returns an error if the mode has one of the bits of what. The caller holds a.mu.
+func (a *Agent) off(bits facts.Mode, what string) error {
+	if m := a.mode(); m&bits != 0 {
+		return &modeError{m, what, a.modeHint()}
+	}
+	return nil
+}
+
+// dial returns a client of the service, unless the operator wants nobody to be asked.
+func (a *Agent) dial(ctx context.Context, cfg config.Config) (Service, error) {
+	a.mu.Lock()
+	known := a.live.modeKnown
+	a.mu.Unlock()
+	if !known {
+		a.learnMode(ctx)
+	}
+	a.mu.Lock()
+	err := a.off(facts.NoRefresh, "network access")
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return a.connect(cfg)
+}
+
+// learnMode asks the loader, which knows the file, before anybody else is asked.
+func (a *Agent) learnMode(ctx context.Context) {
+	if s, err := a.loader.Status(ctx); err == nil {
+		a.setMode(ctx, s.Mode)
+	}
+}
+
+// setMode notes what the loader says of the file.
+func (a *Agent) setMode(ctx context.Context, m facts.Mode) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := a.mode()
+	first := !a.live.modeKnown
+	a.live.fileMode, a.live.modeKnown = m, true
+	if is := a.mode(); is != was || first && is != facts.Normal {
+		a.story(ctx, "Mode", "mode", is.String(), "hint", a.modeHint())
+	}
+}
+
+// readCommandLine notes what the kernel's command line switches off.
+func (a *Agent) readCommandLine() {
+	var err error
+	if a.cmdline, err = facts.ReadMode(a.kernel, nil); err != nil {
+		a.log.Warn("Cannot tell the mode, nothing is applied", "err", err)
+		a.cmdlineErr = err
+	}
+}
+
+// modeNotices tell what is switched off. The caller holds a.mu.
+func (a *Agent) modeNotices() []status.Notice {
+	m := a.mode()
+	what := map[facts.Mode]string{
+		facts.NoApply:   "no patch is applied",
+		facts.NoRefresh: "the service is not asked; the patch in the kernel stays",
+		facts.Stop:      "nothing is done",
+	}[m]
+	if m == facts.Normal {
+		return nil
+	}
+	text := fmt.Sprintf("switched off by mode %q: %s", m, what)
+	if a.cmdlineErr != nil {
+		text += fmt.Sprintf(" (%v)", a.cmdlineErr)
+	}
+	return []status.Notice{{Message: text, Hint: a.modeHint()}}
+}

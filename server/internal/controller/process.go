@@ -1,0 +1,224 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"livepatch/internal/patch"
+	"livepatch/server/internal/rollout"
+	"livepatch/server/internal/store"
+)
+
+const (
+	// tick is how often the rule is told that time passes; its Gap is twice that.
+	tick = time.Minute
+	// keepAfter is after how many events, and stepsAfter after how many steps, the state
+	// is kept, so that it need not be made of all steps since the beginning.
+	keepAfter  = 50_000
+	stepsAfter = 2_000
+)
+
+// A process is a rollout in memory.
+type process struct {
+	key     store.Key
+	rule    *rollout.Rollout
+	created time.Time
+	step    int64
+	at      time.Time // of the last step
+	events  int       // since the state was kept
+	steps   int
+	rests   time.Time // before that the state is not kept again, by the wall clock
+
+	decided map[string]time.Time // when the last verdict on each unit was made
+
+	state     patch.RolloutState // that people decided
+	withdraws bool               // it is being revoked in stages
+	spread    store.Spread
+	cells     map[string]bool        // kernels that there is a patch for
+	fleet     map[lane]rollout.Event // machines that the rule knows of
+}
+
+// open reads the state of a rollout, or makes that of a new one.
+func (l *lead) open(ctx context.Context, k store.Key, r store.Rollout) (*process, error) {
+	p := &process{key: k, created: r.Created, decided: map[string]time.Time{}}
+	kept, steps, err := l.DB.RuleState(ctx, k)
+	if errors.Is(err, store.ErrNotFound) {
+		p.events = keepAfter // it is kept with the first step
+		p.rule, err = rollout.New(l.Params, r.Salt, l.Tiers)
+		return p, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.rule, err = unpack(kept.Body); err != nil {
+		return nil, err
+	}
+	p.step = kept.Step
+	if err := p.recall(ctx, l.DB); err != nil {
+		return nil, err
+	}
+	for _, s := range steps {
+		if err := p.replay(s); err != nil {
+			return nil, fmt.Errorf("cannot take step %d again: %w", s.Step, err)
+		}
+	}
+	for _, t := range p.rule.State().Trials {
+		if arm, watched := p.rule.Watched(t.Machine); watched && arm == rollout.Control {
+			l.shammed(t.Machine, true)
+		}
+	}
+	return p, nil
+}
+
+// recall finds when verdicts were made. The state of the rule does not say; what people
+// are shown of it does.
+func (p *process) recall(ctx context.Context, db database) error {
+	return db.View(ctx, func(tx store.Tx) error {
+		shown, err := tx.Stages(ctx, p.key.Vendor, p.key.Version)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		for _, s := range shown.Stages {
+			p.decided[s.Unit] = s.VerdictAt
+		}
+		return err
+	})
+}
+
+// replay takes a step that was committed. What it decides was decided before.
+func (p *process) replay(s store.Step) error {
+	var events []rollout.Event
+	if err := json.Unmarshal(s.Events, &events); err != nil {
+		return err
+	}
+	decisions, err := p.rule.Step(s.At, events)
+	for _, d := range decisions {
+		p.decided[d.Unit] = s.At
+	}
+	p.step, p.at = s.Step, s.At
+	p.events += len(events)
+	p.steps++
+	return err
+}
+
+// due tells whether the rule has to be told that it is now, although nothing happened.
+func (p *process) due(now time.Time) bool {
+	return p.rule.Overdue(now) || p.rule.Live() && now.Sub(p.at) >= tick
+}
+
+// take tells the rule of events, and returns the step for the database.
+func (p *process) take(now time.Time, events []rollout.Event) (store.Step, []rollout.Decision, error) {
+	if events == nil {
+		events = []rollout.Event{}
+	}
+	body, err := json.Marshal(events)
+	if err != nil {
+		return store.Step{}, nil, err
+	}
+	decisions, err := p.rule.Step(now, events)
+	if err != nil {
+		return store.Step{}, nil, fmt.Errorf("rollout of %s %s: %w", p.key.Vendor, p.key.Version, err)
+	}
+	p.step++
+	p.steps++
+	p.at, p.events = now, p.events+len(events)
+	return store.Step{Key: p.key, Step: p.step, At: now, Events: body}, decisions, nil
+}
+
+// keep returns the state for the database if it is time to keep it.
+func (p *process) keep() (s store.RuleState, due bool, err error) {
+	start := time.Now()
+	if p.events < keepAfter && p.steps < stepsAfter || start.Before(p.rests) {
+		return store.RuleState{}, false, nil
+	}
+	body, err := pack(p.rule)
+	p.events, p.steps = 0, 0
+	p.rests = start.Add(dear * time.Since(start))
+	return store.RuleState{Key: p.key, Step: p.step, Body: body}, true, err
+}
+
+// pack writes a state.
+func pack(r *rollout.Rollout) ([]byte, error) {
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(json.NewEncoder(w).Encode(r.State()), w.Close()); err != nil {
+		return nil, fmt.Errorf("cannot write state of rollout: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// unpack reads a state that pack wrote.
+func unpack(b []byte) (*rollout.Rollout, error) {
+	r, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read state of rollout: %w", err)
+	}
+	var s rollout.State
+	if err := json.Unmarshal(plain, &s); err != nil {
+		return nil, fmt.Errorf("cannot read state of rollout: %w", err)
+	}
+	return rollout.Restore(s)
+}
+
+// come returns how far the rule lets the rollout come.
+func (p *process) come() store.Spread {
+	shares, states := map[string]map[string]int64{}, map[string]patch.RolloutState{}
+	everyone := map[string]int64{} // shares of a rollout that is complete
+	done := true
+	for _, s := range p.rule.Stages() {
+		everyone[s.Tier] = patch.Everyone
+		done = done && s.Everyone && s.Halted == ""
+		for _, cell := range s.Cells {
+			if shares[cell] == nil {
+				shares[cell] = map[string]int64{}
+			}
+			if s.Share > 0 {
+				shares[cell][s.Tier] = s.Share
+			}
+			if s.Halted != "" {
+				states[cell] = patch.Halted
+			}
+		}
+	}
+	switch {
+	case len(shares) == 0: // no machine has checked in yet
+		return store.Spread{}
+	case done:
+		return store.Spread{Tiers: everyone}
+	}
+	if len(states) == 0 {
+		states = nil // as it comes back from the database, with which it is compared
+	}
+	return store.Spread{Kernels: group(shares), States: states}
+}
+
+// group puts kernels with the same shares together.
+func group(shares map[string]map[string]int64) []patch.Spread {
+	var groups []patch.Spread
+	for _, cell := range slices.Sorted(maps.Keys(shares)) {
+		i := slices.IndexFunc(groups, func(g patch.Spread) bool { return maps.Equal(g.Shares, shares[cell]) })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, patch.Spread{Shares: shares[cell]})
+		}
+		groups[i].Kernels = append(groups[i].Kernels, cell)
+	}
+	return groups
+}

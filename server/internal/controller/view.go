@@ -1,0 +1,161 @@
+package controller
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"strings"
+	"time"
+
+	"livepatch/server/internal/rollout"
+	"livepatch/server/internal/store"
+)
+
+// A view is what check-ins need to know of the rule. It is never changed, only
+// replaced.
+type view struct {
+	leads   bool // this process runs the rule
+	follows bool // another does, and there are rollouts
+	// stages are the assignments of the stages that want controls, by cell and tier.
+	stages map[lane][]rollout.Assignment
+}
+
+// A lane is a kernel in a tier.
+type lane struct{ cell, tier string }
+
+// control tells whether a machine is a control of some stage, or was one lately.
+func (c *Controller) control(v *view, s store.Sign) bool {
+	m, err := rollout.ParseMachine(s.Machine)
+	if err != nil {
+		return false
+	}
+	c.mu.Lock()
+	was := c.shams[m]
+	c.mu.Unlock()
+	return was || slices.ContainsFunc(v.stages[lane{s.Cell, s.Tier}], func(a rollout.Assignment) bool {
+		return a.Arm(m) == rollout.Control
+	})
+}
+
+// shammed remembers that a machine is a control, or that it is not any more.
+func (c *Controller) shammed(m rollout.Machine, is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if is {
+		c.shams[m] = true
+	} else {
+		delete(c.shams, m)
+	}
+}
+
+// Sign returns what the rule has to know of a check-in, or nil. What it returns has to be
+// acknowledged with the check-in, and [Controller.Await] be called after that.
+func (c *Controller) Sign(who store.Identity, r store.Report) *store.Sign {
+	v := c.view.Load()
+	s := store.Sign{
+		At: r.At, Machine: who.Machine, Account: who.AuthToken, Tier: who.Tier, Cell: r.Kernel.Cell(), Enrolled: who.Enrolled,
+		Server: c.name,
+	}
+	if r.Patch != nil {
+		s.Version = r.Patch.Version
+	}
+	asks := false
+	for _, e := range r.Events {
+		s.Events = append(s.Events, store.Event{Kind: e.Kind, Version: e.Version, Reason: e.Reason, Signature: e.Signature})
+		asks = asks || e.Kind == "intent"
+	}
+	if asks || v.follows || c.control(v, s) {
+		s.ID = rand.Text()
+		c.expect(s.ID)
+		return &s
+	}
+	if len(s.Events) == 0 {
+		return nil
+	}
+	return &s
+}
+
+func (c *Controller) expect(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting[id] = make(chan store.Answer, 1)
+}
+
+// Forget says that a sign was not acknowledged.
+func (c *Controller) Forget(s *store.Sign) {
+	if s != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.waiting, s.ID)
+	}
+}
+
+// Await returns the rule's answer to a sign that was acknowledged. Where there is none
+// within some seconds, the machine may do nothing, and has to ask again soon.
+func (c *Controller) Await(ctx context.Context, s *store.Sign) store.Answer {
+	if s == nil {
+		return store.Answer{}
+	}
+	c.Poke()
+	if s.ID == "" {
+		return store.Answer{}
+	}
+	defer c.Forget(s)
+	c.mu.Lock()
+	answered := c.waiting[s.ID]
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		select {
+		case a := <-answered:
+			return a
+		case <-ctx.Done():
+			return store.Answer{Wait: askAgain}
+		case <-time.After(c.glance()):
+			if a, err := c.DB.Answer(ctx, s.ID); err == nil {
+				return a
+			}
+		}
+	}
+}
+
+// glance is how often to look for an answer of another process.
+func (c *Controller) glance() time.Duration {
+	if c.Leads() {
+		return patience
+	}
+	return 50 * time.Millisecond
+}
+
+// answer gives the answers of a round to those who wait for them in this process.
+func (c *Controller) answer(answers map[string]store.Answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, a := range answers {
+		if w := c.waiting[id]; w != nil {
+			w <- a // holds one, and is asked once; who waits takes it out of the map
+		}
+	}
+}
+
+// Arms returns in which arm of which rollout's stage a machine is, for simulators and
+// people who look for a reason.
+func (c *Controller) Arms(machine, cell, tier string) map[store.Key]rollout.Arm {
+	c.running.Lock()
+	defer c.running.Unlock()
+	arms := map[store.Key]rollout.Arm{}
+	m, err := rollout.ParseMachine(machine)
+	if c.lead == nil || err != nil {
+		return arms
+	}
+	for k, p := range c.lead.processes {
+		if arm := p.rule.Assignment(cell, tier).Arm(m); arm != rollout.Outside {
+			arms[k] = arm
+		}
+	}
+	return arms
+}
+
+// configured tells whether a failure is the configuration of a machine.
+func configured(reason string) bool { return strings.HasPrefix(reason, "CONFIG_") }
