@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"livepatch/internal/patch"
@@ -49,10 +50,10 @@ type Service struct {
 	crowd   crowd
 	stored  tuf.Stored // that the machines trust
 
-	touched time.Time // when the fleet was last said to be there
-	kept    time.Time // when the catalog was last asked to keep its roles fresh
-	spread  bool      // something was decided since the last Round
-	seq     int64     // of the last decision that was seen
+	touched time.Time   // when the fleet was last said to be there
+	kept    time.Time   // when the catalog was last asked to keep its roles fresh
+	spread  atomic.Bool // something was decided since the last Round
+	seq     int64       // of the last decision that was seen
 	dealt   map[lane]Assignment
 	halted  rollout.Reason // the first
 }
@@ -122,7 +123,7 @@ func (s *Service) start(ctx context.Context) error {
 
 // sign is what the rule calls when it has decided something.
 func (s *Service) sign(ctx context.Context) error {
-	s.spread = true
+	s.spread.Store(true)
 	return s.cat.Refresh(ctx)
 }
 
@@ -185,10 +186,9 @@ func (s *Service) Round(ctx context.Context) ([]Decision, error) {
 			return nil, fmt.Errorf("cannot keep roles fresh: %w", err)
 		}
 	}
-	if !s.spread {
+	if !s.spread.Swap(false) {
 		return nil, nil
 	}
-	s.spread = false
 	return s.decisions(ctx)
 }
 
