@@ -72,7 +72,7 @@ type Machine struct {
 // NewMachine sets up a machine that trusts a TUF root. Its agent does not run.
 func NewMachine(t *testing.T, pinned []byte) *Machine {
 	t.Helper()
-	m := &Machine{t: t, Dir: Folder(t), UID: os.Getuid(), Log: &Transcript{}, boots: 1, Idle: 300 * time.Millisecond}
+	m := &Machine{t: t, Dir: Folder(t), UID: os.Getuid(), Log: &Transcript{}, boots: 1, Idle: 2 * time.Second}
 	if AsRoot {
 		m.UID = AgentUID
 	}

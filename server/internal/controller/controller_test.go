@@ -32,7 +32,7 @@ func TestTheFirstMachineGetsItsPatchAtOnce(t *testing.T) {
 }
 
 func TestAPatchSpreadsUntilAllHaveIt(t *testing.T) {
-	const machines = 40
+	const machines = 40 / thin
 	b := newBed(t)
 	b.enrol(machines)
 	spread := b.live(machines, 3*24*time.Hour, func(int) bool { return false })
@@ -214,7 +214,7 @@ func TestARestartChangesNothing(t *testing.T) {
 		b.enrol(160)
 		random := rand.New(rand.NewPCG(1, 2))
 		kills := func(i int) bool { return i%25 == 0 }
-		for range 8 {
+		for range 8 / thin {
 			b.live(160, time.Hour, kills)
 			if random.IntN(2) == 0 && restarts {
 				b.restart()
