@@ -22,7 +22,7 @@ const (
 	minInterval = 10 * time.Second // what a service may ask for again and again
 	maxInterval = 24 * time.Hour
 	routine     = time.Hour // what is shorter is an appointment
-	maxHasty    = 100       // checks before minInterval in an hour
+	maxHasty    = 10        // checks before minInterval in an hour
 )
 
 // planCheck decides when to check again after a check that ended with err, and
