@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/status"
 	facts "livepatch/internal/kernel"
 )
@@ -78,8 +79,14 @@ func (a *Agent) dial(ctx context.Context, cfg config.Config) (Service, error) {
 	return a.connect(cfg)
 }
 
-// learnMode asks the loader, which knows the file, before anybody else is asked.
+// learnMode asks the loader, which knows the file, before anybody else is asked. While
+// the agent itself may not see the kernel, as in a snap whose plugs are not connected, it
+// does not: the loader could not start, and after some attempts systemd would close its
+// socket.
 func (a *Agent) learnMode(ctx context.Context) {
+	if _, err := machine.Read(a.kernel); err != nil {
+		return
+	}
 	if s, err := a.loader.Status(ctx); err == nil {
 		a.setMode(ctx, s.Mode)
 	}
