@@ -253,6 +253,24 @@ func TestLoaderIsNotStartedForAMachineThatIsNotEnabled(t *testing.T) {
 	})
 }
 
+// In a snap whose plugs are not connected the loader cannot start either, and systemd
+// closes the socket of a service that fails too often.
+func TestLoaderIsNotAskedWhileTheKernelCannotBeSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		delete(w.kernel, "sys/kernel/notes")
+		w.longLived()
+		w.enable()
+		defer w.run()()
+		time.Sleep(24 * time.Hour)
+		w.fake.Do(func(f *loadertest.Fake) {
+			if len(f.Calls) > 0 {
+				t.Errorf("it was asked for %q", f.Calls)
+			}
+		})
+	})
+}
+
 func TestTokenWaitsWhileTheNetworkIsSwitchedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
