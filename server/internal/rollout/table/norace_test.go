@@ -1,6 +1,0 @@
-//go:build !race
-
-package main
-
-// thin is 1 where tests run at full speed.
-const thin = 1

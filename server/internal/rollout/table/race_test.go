@@ -1,7 +1,0 @@
-//go:build race
-
-package main
-
-// thin is by how much the longest tests are thinned out under the race detector, which
-// makes them ten times slower.
-const thin = 4
