@@ -81,8 +81,6 @@ type Controller struct {
 	name string // of this process among those that may lead
 	poke chan struct{}
 	view atomic.Pointer[view]
-	// stages are how far the rollouts have come, for metrics.
-	stages atomic.Pointer[[]ops.RolloutStage]
 
 	mu      sync.Mutex // guards what follows
 	waiting map[string]chan store.Answer
@@ -141,12 +139,20 @@ func (c *Controller) Poke() {
 	}
 }
 
-// Stages returns how far the rollouts have come by the last round of this process.
-func (c *Controller) Stages() []ops.RolloutStage {
-	if s := c.stages.Load(); s != nil && c.Leads() {
-		return *s
+// Stages returns how far the rollouts have come, nothing if another process knows. It
+// waits for the round that runs.
+func (c *Controller) Stages() (stages []ops.RolloutStage) {
+	c.running.Lock()
+	defer c.running.Unlock()
+	if c.lead == nil {
+		return nil
 	}
-	return nil
+	for _, k := range c.lead.keys() {
+		for _, s := range c.lead.processes[k].stages() {
+			stages = append(stages, ops.RolloutStage{Vendor: k.Vendor, Version: k.Version, Stage: s})
+		}
+	}
+	return stages
 }
 
 // Leads tells whether this process runs the rule.

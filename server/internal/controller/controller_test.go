@@ -413,3 +413,36 @@ func TestAControlIsHeardUntilItsWatchIsOver(t *testing.T) {
 		}
 	}
 }
+
+// A machine whose answer was lost asks again, and has begun nothing yet.
+func TestAskingAgainIsASignOfLife(t *testing.T) {
+	b := newBed(t)
+	b.enrol(1)
+	for range 3 {
+		if !b.asks(0) {
+			t.Fatal("machine may not begin")
+		}
+		b.round(time.Minute)
+	}
+	exposed := int64(0)
+	for _, s := range b.Stages() {
+		exposed += s.Exposed
+	}
+	if exposed != 1 {
+		t.Errorf("asked three times in three minutes, it counts as %d machines", exposed)
+	}
+}
+
+// What this process waits for is not worth a row.
+func TestOnlyAnswersForOtherServersAreWritten(t *testing.T) {
+	b := newBed(t)
+	b.enrol(1)
+	s := b.report(b.Controller, 0, event(service.Intent, ""))
+	b.round(0)
+	if a := b.Await(t.Context(), s); len(a.Go) != 1 {
+		t.Errorf("answer = %+v", a)
+	}
+	if a, err := b.db.Answer(t.Context(), s.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("in the database is %+v, %v", a, err)
+	}
+}

@@ -79,7 +79,7 @@ func (l *lead) round(ctx context.Context) (spread bool, err error) {
 		return false, err
 	}
 	l.taken = out.Taken
-	l.answer(out.Answers)
+	l.answer(r.answers)
 	l.tell(ctx, out)
 	r.tellOutcomes(ctx)
 	r.measure()

@@ -9,7 +9,6 @@ import (
 
 	"livepatch/internal/patch"
 	"livepatch/server/internal/notify"
-	"livepatch/server/internal/ops"
 	"livepatch/server/internal/rollout"
 	"livepatch/server/internal/store"
 	"livepatch/server/internal/withdraw"
@@ -147,6 +146,9 @@ func (r *round) tellPeople(ctx context.Context, tx store.Tx) error {
 		}
 	}
 	for _, p := range r.stepped {
+		if !p.shows(r.now, len(r.decisions) > 0) {
+			continue
+		}
 		if err := tx.PutStages(ctx, store.Stages{
 			Vendor: p.key.Vendor, Version: p.key.Version, At: r.now, Stages: p.stages(),
 		}); err != nil {
@@ -154,6 +156,16 @@ func (r *round) tellPeople(ctx context.Context, tx store.Tx) error {
 		}
 	}
 	return nil
+}
+
+// shows tells whether it is time for people to see how far the rollout has come: of many
+// kernels that is some megabytes.
+func (p *process) shows(now time.Time, decided bool) bool {
+	if !decided && now.Sub(p.shown) < showEvery {
+		return false
+	}
+	p.shown = now
+	return true
 }
 
 // stages returns how far the rollout has come.
@@ -181,13 +193,6 @@ func (r *round) measure() {
 	if len(r.decisions) > 0 && !r.oldest.IsZero() {
 		r.Metrics.Decided(r.Now().Sub(r.oldest))
 	}
-	var all []ops.RolloutStage
-	for _, k := range r.keys() {
-		for _, s := range r.processes[k].stages() {
-			all = append(all, ops.RolloutStage{Vendor: k.Vendor, Version: k.Version, Stage: s})
-		}
-	}
-	r.stages.Store(&all)
 }
 
 // withdraw brings revocations that go in stages a stage further.

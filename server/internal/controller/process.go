@@ -25,6 +25,8 @@ const (
 	// is kept, so that it need not be made of all steps since the beginning.
 	keepAfter  = 50_000
 	stepsAfter = 2_000
+	// showEvery is how often people are shown numbers while nothing is decided.
+	showEvery = 10 * time.Second
 )
 
 // A process is a rollout in memory.
@@ -42,6 +44,7 @@ type process struct {
 
 	state     patch.RolloutState // that people decided
 	withdraws bool               // it is being revoked in stages
+	shown     time.Time          // when people were last shown how far it has come
 	spread    store.Spread
 	cells     map[string]bool        // kernels that there is a patch for
 	fleet     map[lane]rollout.Event // machines that the rule knows of

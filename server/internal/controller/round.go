@@ -188,7 +188,7 @@ func (r *round) sign(s store.Sign) {
 
 // step tells the rule of everything, and returns what has to be committed.
 func (r *round) step() (store.Round, error) {
-	out := store.Round{Term: r.term, Taken: r.taken, At: r.now, Spreads: map[store.Key]store.Spread{}, Answers: r.answers}
+	out := store.Round{Term: r.term, Taken: r.taken, At: r.now, Spreads: map[store.Key]store.Spread{}, Answers: map[string]store.Answer{}}
 	for _, k := range r.keys() {
 		p := r.processes[k]
 		if len(r.events[k]) == 0 && !p.due(r.now) {
@@ -200,6 +200,9 @@ func (r *round) step() (store.Round, error) {
 	}
 	for _, s := range r.signs {
 		r.plan(s)
+		if s.Server != r.name {
+			out.Answers[s.ID] = r.answers[s.ID]
+		}
 	}
 	return out, nil
 }
@@ -343,8 +346,9 @@ func (t report) ask(arm rollout.Arm) bool {
 	if t.state != patch.Running || t.over[trial{t.key, t.machine}] || t.rule.Assignment(t.Cell, t.Tier).Arm(t.machine) != rollout.Treated {
 		return false
 	}
-	if arm == rollout.Treated {
-		return true // it was let in before, and asks again
+	if arm == rollout.Treated { // it was let in before, and asks again: it lives
+		t.add(rollout.Alive, nil)
+		return true
 	}
 	if t.rule.Room(t.Cell, t.Tier) <= t.let[t.key] || !t.add(rollout.Intent, t.whole) {
 		return false

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"livepatch/internal/service"
 	"livepatch/server/internal/rollout"
 	"livepatch/server/internal/store"
 )
@@ -62,7 +63,7 @@ func (c *Controller) Sign(who store.Identity, r store.Report) *store.Sign {
 	asks := false
 	for _, e := range r.Events {
 		s.Events = append(s.Events, store.Event{Kind: e.Kind, Version: e.Version, Reason: e.Reason, Signature: e.Signature})
-		asks = asks || e.Kind == "intent"
+		asks = asks || e.Kind == service.Intent
 	}
 	if asks || v.follows || c.control(v, s) {
 		s.ID = rand.Text()
@@ -137,24 +138,6 @@ func (c *Controller) answer(answers map[string]store.Answer) {
 			w <- a // holds one, and is asked once; who waits takes it out of the map
 		}
 	}
-}
-
-// Arms returns in which arm of which rollout's stage a machine is, for simulators and
-// people who look for a reason.
-func (c *Controller) Arms(machine, cell, tier string) map[store.Key]rollout.Arm {
-	c.running.Lock()
-	defer c.running.Unlock()
-	arms := map[store.Key]rollout.Arm{}
-	m, err := rollout.ParseMachine(machine)
-	if c.lead == nil || err != nil {
-		return arms
-	}
-	for k, p := range c.lead.processes {
-		if arm := p.rule.Assignment(cell, tier).Arm(m); arm != rollout.Outside {
-			arms[k] = arm
-		}
-	}
-	return arms
 }
 
 // configured tells whether a failure is the configuration of a machine.
