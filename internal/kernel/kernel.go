@@ -17,6 +17,7 @@ import (
 // Facts tell which kernel runs and what it lets in.
 type Facts struct {
 	patch.Kernel
+	Maker           string // distribution that built it, "debian"; "" if unknown
 	BootID          string
 	Random          string   // 122 bits that the kernel has made for this reading
 	Livepatch       bool     // has /sys/kernel/livepatch
@@ -81,6 +82,7 @@ func Read(fsys, state fs.FS) (Facts, error) {
 	}
 	f := Facts{
 		Kernel: patch.Kernel{Arch: Arch(), Release: text("proc/sys/kernel/osrelease"), BuildID: id},
+		Maker:  maker(text("proc/version")),
 		BootID: text("proc/sys/kernel/random/boot_id"),
 		Random: text("proc/sys/kernel/random/uuid"),
 		// Absent means that ftrace cannot be switched off.

@@ -3,11 +3,13 @@
 package attack
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
 	"livepatch/internal/patch"
+	"livepatch/internal/rpcerr"
 	"livepatch/internal/tuftest"
 	"livepatch/tests/attack/report"
 	"livepatch/tests/lab"
@@ -135,5 +137,36 @@ func TestStolenVendorKeysStayInTheirFolder(t *testing.T) {
 	v.serve(forged)
 	v.refresh(t, a, patch.ErrUntrusted)
 	v.straight(t, a, forged, evil, patch.ErrUntrusted)
+	v.recovers(t)
+}
+
+// In their own folder they sign what they like, but a kernel that another distribution
+// built takes nothing from there.
+func TestStolenVendorKeysSayNothingOfAnotherKernel(t *testing.T) {
+	t.Parallel()
+	s := lab.NewService(t)
+	a := report.Begin(t, report.Key, "stolen: builder and approver of another distribution, all online keys, and the agent")
+	v := newVictim(t, s)
+	v.repo.AddVendor("ubuntu", 2)
+	v.repo.Publish("targets")
+	v.serve(v.repo)
+	v.OK("refresh")
+	// The machine's kernel is debian's; file names of modules do not tell vendors apart.
+	forged := lab.Repository{Repo: v.repo.Clone()}
+	path := patch.ModulePath("ubuntu", evil.Module)
+	forged.AddTarget(path, evil.Content, evil.Module)
+	forged.AddTarget(patch.RolloutPath("ubuntu", evil.Version), nil, patch.Rollout{
+		State: patch.Running, Tiers: map[string]patch.Stage{"stable": {Share: patch.Everyone}},
+	})
+	forged.Publish(forged.Bin(path), patch.RolloutRole)
+	opening := forged.Opening(evil)
+	roles := forged.Files().Roles
+	opening.Target, opening.Vendor, opening.Bin = path, roles["ubuntu"], roles[forged.Bin(path)]
+	_, err := lab.Apply(t, v.Client(), opening, evil.Content)
+	if !errors.Is(err, patch.ErrWrongKernel) {
+		t.Errorf("the loader said %v, want %v", err, patch.ErrWrongKernel)
+	}
+	a.StoppedBy("loader: %s", rpcerr.Reason(err))
+	v.unharmed(t)
 	v.recovers(t)
 }

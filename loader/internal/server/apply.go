@@ -96,6 +96,7 @@ func (s *Server) insert(ctx context.Context, c *gate.Cleared) error {
 		ID: cmp.Or(before.ID, facts.Random), Rollout: cmp.Or(before.Rollout, patch.Running),
 	}
 	if err := inOrder(facts.Ready,
+		func() error { return facts.TakesFrom(e.Vendor) },
 		func() error { return s.Klp.Settled("") },
 		func() error { return s.Journal.StoreModule(e.Digest, c.Reader()) },
 		func() error { return s.Journal.Put(e) }); err != nil {

@@ -64,6 +64,12 @@ func least(treated, control Tally, confidence float64) float64 {
 	return pt - pc - math.Hypot(pt-treated.lower(confidence), control.upper(confidence)-pc)
 }
 
+// failing tells whether the patch surely adds more to the rate of failure than may be. The
+// limit is never above the difference itself, which most looks are done with.
+func (p PaceParams) failing(treated, control Tally) bool {
+	return treated.rate()-control.rate() > p.Excess && least(treated, control, p.Confidence) > p.Excess
+}
+
 // room returns N′ = H/U, how many more machines may be let in.
 func (p PaceParams) room(treated, control Tally) (next int64, u float64) {
 	u = excess(treated, control, p.Confidence)

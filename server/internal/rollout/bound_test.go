@@ -87,6 +87,28 @@ func TestExcessIsBetweenItsLimits(t *testing.T) {
 	})
 }
 
+func TestFailingIsWhatTheLimitSays(t *testing.T) {
+	p := Defaults().Pace
+	failed := 0
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) Tally {
+			n := rapid.Int64Range(0, 2000).Draw(t, name)
+			return Tally{Failed: float64(rapid.Int64Range(0, min(n, 100)).Draw(t, name+" failed")), Of: float64(n)}
+		}
+		treated, control := draw("treated"), draw("control")
+		want := least(treated, control, p.Confidence) > p.Excess
+		if got := p.failing(treated, control); got != want {
+			t.Fatalf("failing = %t for %+v and %+v, the limit says %t", got, treated, control, want)
+		}
+		if want {
+			failed++
+		}
+	})
+	if failed == 0 {
+		t.Error("nothing that was drawn is failing")
+	}
+}
+
 func TestStagesGrowTenfoldWhileNobodyFails(t *testing.T) {
 	p := Defaults().Pace
 	for n, want := range map[float64][2]int64{0: {30, 30}, 30: {300, 330}, 300: {3000, 3020}, 3000: {30_000, 30_060}} {

@@ -208,7 +208,7 @@ func (p Params) holds(e Evidence) Reason {
 		return Reason(e.Waits)
 	case e.Soft >= p.Pace.SoftMin && float64(e.Soft) > p.Pace.SoftShare*float64(e.Exposed-e.Pending):
 		return SoftFailures
-	case least(e.Treated, e.Control, p.Pace.Confidence) > p.Pace.Excess:
+	case p.Pace.failing(e.Treated, e.Control):
 		return Failing
 	case e.Came == 0 && e.Age >= seconds(p.Pace.Dwell) && e.Age < seconds(p.Pace.Absent):
 		return NobodyCame

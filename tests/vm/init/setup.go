@@ -58,7 +58,7 @@ func setUp() (guest.Config, error) {
 	if err := loadModules(); err != nil || cfg.Systemd {
 		return cfg, err
 	}
-	if err := mountFirmwareVariables(); err != nil {
+	if err := mountStores(); err != nil {
 		return cfg, err
 	}
 	if err := mountDisk(); err != nil {
@@ -117,16 +117,23 @@ func loadModule(file string) error {
 	return nil
 }
 
-// firmwareVariables is where a kernel that UEFI has started shows its variables.
-const firmwareVariables = "/sys/firmware/efi/efivars"
+// stores are the file systems in which a kernel shows what outlives it. It makes
+// their folders if it has them: the variables if UEFI has started it, and what it has
+// left of a crash.
+var stores = map[string]string{
+	"efivarfs": "/sys/firmware/efi/efivars",
+	"pstore":   "/sys/fs/pstore",
+}
 
-// mountFirmwareVariables mounts them, if there are any.
-func mountFirmwareVariables() error {
-	if _, err := os.Stat(firmwareVariables); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := unix.Mount("efivarfs", firmwareVariables, "efivarfs", 0, ""); err != nil {
-		return fmt.Errorf("cannot mount firmware variables: %w", err)
+// mountStores mounts those that there are.
+func mountStores() error {
+	for kind, dir := range stores {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := unix.Mount(kind, dir, kind, 0, ""); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", dir, err)
+		}
 	}
 	return nil
 }

@@ -168,7 +168,8 @@ type Setup struct {
 	MemoryMB int
 	DiskMB   int    // 0 means 64
 	Disk     string // as in [machine.Options]; then DiskMB says nothing
-	CPUs     int    // as in [machine.Options]
+	Store    bool   // as in [machine.Options], and CPUs
+	CPUs     int
 	Append   string // to the kernel's command line
 	// Firmware is as in [machine.Options].
 	Firmware *machine.Firmware
@@ -197,7 +198,7 @@ func (l *Lab) Boot(ctx context.Context, s Setup) (*machine.Machine, error) {
 	}
 	opts := machine.Options{
 		Dir: s.Dir, Kernel: l.Kernel, Tools: l.tools, Accel: l.Accel,
-		MemoryMB: s.MemoryMB, CPUs: s.CPUs, Firmware: s.Firmware, DiskMB: s.DiskMB, Disk: s.Disk, Config: cfg, Append: s.Append,
+		MemoryMB: s.MemoryMB, CPUs: s.CPUs, Firmware: s.Firmware, DiskMB: s.DiskMB, Disk: s.Disk, Store: s.Store, Config: cfg, Append: s.Append,
 		Files: append(l.machineFiles(s), s.Files...),
 	}
 	if opts.DiskMB == 0 && opts.Disk == "" {

@@ -42,6 +42,10 @@ type Options struct {
 	// Disk is the unix socket of a disk that somebody else keeps, in place of a
 	// file; see tests/vm/disk. Empty means there is none.
 	Disk string
+	// Store gives the machine a store for what its kernel says when it goes down (ACPI
+	// ERST), which the system shows in /sys/fs/pstore. It outlives reboots and power
+	// cuts.
+	Store bool
 	// Root is a disk with a whole system, in place of DiskMB and Disk; nil is a
 	// machine that runs from its initramfs.
 	Root *Root

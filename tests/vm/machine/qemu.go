@@ -43,6 +43,11 @@ func qemuArgs(o Options) []string {
 			"-drive", "if=none,id=disk,format=raw,file="+comma(filepath.Join(o.Dir, "disk.img")),
 			"-device", "virtio-blk-pci,drive=disk")
 	}
+	if o.Store {
+		args = append(args,
+			"-object", "memory-backend-file,id=store,size=64K,share=on,mem-path="+comma(filepath.Join(o.Dir, "store")),
+			"-device", "acpi-erst,memdev=store")
+	}
 	if o.Config.Address != "" {
 		network := "user,id=net,restrict=on"
 		for from, to := range o.Forward {
