@@ -31,7 +31,7 @@ const (
 // check-in would be a question to the rule.
 const rule = `{
 	"pace": {"dead": 9e8, "controls": 0, "first_share": 0.98, "holdback": 0.01},
-	"time": {"heartbeats": [10000000000, 3600000000000], "grace": 7200000000000, "early": 3600000000000}
+	"time": {"heartbeats": ["10s", "1h"], "grace": "2h", "early": "1h"}
 }`
 
 // An ingested is what was measured with one fleet.

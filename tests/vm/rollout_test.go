@@ -37,7 +37,7 @@ func newFleet(t *testing.T, source string) fleet {
 	}
 	f.publish(f.bad, "1")
 	token := f.admin("token", "create")
-	f.first, f.second = f.join(lab.Setup{Files: workload(t)}), f.join(lab.Setup{})
+	f.first, f.second = f.join(lab.Setup{Files: workload(t), Store: true}), f.join(lab.Setup{})
 	f.first.enable(token)
 	f.wantBegun()
 	f.second.enable(token)
@@ -157,6 +157,44 @@ func (g guest) meetOops() {
 // seconds; it would wait for two minutes.
 func (s system) complainSoon() { s.run("echo 5 > /proc/sys/kernel/hung_task_timeout_secs") }
 
+// wantLeft ends the test unless the machine's kernel has kept a record of an earlier
+// boot, and the loader complains of a module by it: an earlier boot has no name.
+func (s system) wantLeft(module, signature string) {
+	s.t.Helper()
+	s.t.Logf("records:\n%s", s.run("cd /sys/fs/pstore && ls -l && cat dmesg-*"))
+	got, err := lab.AgentOf(s.Machine).Status(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if c := got.GetComplaints(); len(c) != 1 || c[0].GetName() != module || c[0].GetSignature() != signature || c[0].GetBootId() != "" {
+		s.t.Errorf("complaints = %v, want one of %s by the store", c, signature)
+	}
+}
+
+// wantNamed ends the test unless the rule has counted one machine that crashed in a
+// certain way when it halted: of two machines that say the same, it would need no other
+// evidence.
+func (f fleet) wantNamed(signature string) {
+	f.t.Helper()
+	var shown struct {
+		Verdicts []struct {
+			Verdict  struct{ Action string }
+			Evidence struct {
+				Signature string
+				Hits      int
+			}
+		}
+	}
+	out := f.admin("rollout", "show", "--json", "debian", "1")
+	if err := json.Unmarshal([]byte(out), &shown); err != nil || len(shown.Verdicts) != 1 {
+		f.t.Fatalf("cannot read the rollout: %v\n%s", err, out)
+	}
+	v := shown.Verdicts[0]
+	if v.Verdict.Action != "halt" || v.Evidence.Signature != signature || v.Evidence.Hits != 1 {
+		f.t.Errorf("verdict = %+v, want that it is halted and one machine had %s", v, signature)
+	}
+}
+
 // TestPatchThatPanics takes the machine down half a minute after it came. It does so
 // once.
 func TestPatchThatPanics(t *testing.T) {
@@ -175,6 +213,12 @@ func TestPatchThatPanics(t *testing.T) {
 		f.first.wantUnpatched()
 	})
 	t.Run("is halted on what the machine says", func(t *testing.T) { f.wantHalted("crashed +" + f.bad.Name + " +1 +OPEN_JOURNAL") })
+	panicked := "panic/" + f.bad.Name + "/livepatch_panic"
+	t.Run("is named by what the kernel has left in its store", func(t *testing.T) { f.first.wantLeft(f.bad.Name, panicked) })
+	t.Run("is told to the service by that name", func(t *testing.T) {
+		f.first.wantEvent("crashed +" + f.bad.Name + " +1 +OOPS +" + panicked + " ")
+		f.wantNamed(panicked)
+	})
 	t.Run("is explained where it did harm", func(t *testing.T) {
 		f.first.wantStatus("patch state: ✗ detected a crash last time the Livepatch kernel module was applied")
 		f.first.wantStatus("patch error: cannot apply patch 1: machine went down while this patch was on trial\n" +

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +15,6 @@ import (
 	"livepatch/server/internal/daemon"
 	"livepatch/server/internal/layout"
 	"livepatch/server/internal/notify"
-	"livepatch/server/internal/rollout"
 )
 
 // serveOptions are the options of serve as they were written.
@@ -66,24 +63,6 @@ func serveCommand() *cobra.Command {
 	f.BoolVar(&o.atOnce, "at-once", false, "let every machine have a patch at once, as in a laboratory; it is still halted if it does harm")
 	f.StringVar(&o.rule, "rule", "", "JSON `file` with constants of the rule that widens and halts rollouts, for those that differ from the defaults")
 	return cmd
-}
-
-// params returns the constants of the rule: the defaults, but for what a file says.
-func params(file string) (rollout.Params, error) {
-	p := rollout.Defaults()
-	if file == "" {
-		return p, nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return p, fmt.Errorf("-rule: %w", err)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		return p, fmt.Errorf("-rule: cannot read %s: %w", file, err)
-	}
-	return p, p.Validate()
 }
 
 // complete checks the options and makes of them what Serve takes.
