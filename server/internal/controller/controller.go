@@ -84,11 +84,11 @@ type Controller struct {
 
 	mu      sync.Mutex // guards what follows
 	waiting map[string]chan store.Answer
-	// shams are machines that were made controls and may still be under watch: their
-	// check-ins are signs of life.
-	shams  map[rollout.Machine]bool
-	enrols int64         // machines that enrolled or left since the start
-	rounds chan struct{} // closed at the end of the round that runs, or of the next one
+	// watched are machines that may still be under watch, and their arms: each of their
+	// check-ins is a sign of life, whatever it says.
+	watched map[rollout.Machine]rollout.Arm
+	enrols  int64         // machines that enrolled or left since the start
+	rounds  chan struct{} // closed at the end of the round that runs, or of the next one
 
 	running sync.Mutex // held by Round; guards what follows
 	lead    *lead      // nil: somebody else leads, or nobody
@@ -102,7 +102,7 @@ func New(c Config) (*Controller, error) {
 	}
 	ctl := &Controller{
 		Config: c, name: rand.Text(), poke: make(chan struct{}, 1),
-		waiting: map[string]chan store.Answer{}, shams: map[rollout.Machine]bool{}, rounds: make(chan struct{}),
+		waiting: map[string]chan store.Answer{}, watched: map[rollout.Machine]rollout.Arm{}, rounds: make(chan struct{}),
 	}
 	ctl.view.Store(&view{})
 	return ctl, nil

@@ -414,6 +414,36 @@ func TestAControlIsHeardUntilItsWatchIsOver(t *testing.T) {
 	}
 }
 
+// A machine whose transition does not end has nothing to report before it says so. As
+// long as it checks in, it lives: a stalled transition is no death.
+func TestACheckInWithoutNewsIsASignOfLife(t *testing.T) {
+	b := newBed(t)
+	b.enrol(1)
+	if !b.asks(0) {
+		t.Fatal("machine may not begin")
+	}
+	for range 45 {
+		b.round(time.Minute)
+		b.checkIn(0)
+	}
+	b.checkIn(0, event(service.Failed, "STALLED"))
+	b.round(time.Minute)
+	lost, soft := 0.0, int64(0)
+	for _, s := range b.Stages() {
+		lost, soft = lost+s.Treated.Failed, soft+s.Soft
+	}
+	if lost != 0 || soft != 1 {
+		t.Errorf("%v machines count as lost and %d as soft failures, want 0 and 1", lost, soft)
+	}
+	// It is not listened to for ever.
+	b.round(time.Minute)
+	b.checkIn(0)
+	b.round(time.Minute)
+	if sign := b.report(b.Controller, 0); sign != nil {
+		t.Errorf("check-in of a machine that nobody watches was handed on: %+v", sign)
+	}
+}
+
 // A machine whose answer was lost asks again, and has begun nothing yet.
 func TestAskingAgainIsASignOfLife(t *testing.T) {
 	b := newBed(t)

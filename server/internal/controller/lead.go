@@ -52,7 +52,7 @@ func newLead(ctx context.Context, c *Controller, term int64) (*lead, error) {
 func (l *lead) round(ctx context.Context) (spread bool, err error) {
 	r := &round{
 		lead: l, now: l.Now().UTC().Truncate(time.Second), answers: map[string]store.Answer{},
-		events: map[store.Key][]rollout.Event{}, let: map[store.Key]int64{}, over: map[trial]bool{},
+		events: map[store.Key][]rollout.Event{}, let: map[store.Key]int64{}, over: map[trial]bool{}, heard: map[rollout.Machine]bool{},
 	}
 	if err := l.refresh(ctx); err != nil {
 		return false, err

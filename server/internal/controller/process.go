@@ -74,9 +74,11 @@ func (l *lead) open(ctx context.Context, k store.Key, r store.Rollout) (*process
 			return nil, fmt.Errorf("cannot take step %d again: %w", s.Step, err)
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, t := range p.rule.State().Trials {
-		if arm, watched := p.rule.Watched(t.Machine); watched && arm == rollout.Control {
-			l.shammed(t.Machine, true)
+		if arm, watched := p.rule.Watched(t.Machine); watched {
+			l.watched[t.Machine] = max(l.watched[t.Machine], arm) // of all rollouts
 		}
 	}
 	return p, nil

@@ -33,6 +33,7 @@ type round struct {
 	events  map[store.Key][]rollout.Event
 	let     map[store.Key]int64 // machines that were let in by this round
 	over    map[trial]bool      // that have ended in this round
+	heard   map[rollout.Machine]bool
 
 	oldest    time.Time // when the first report in it was received
 	outcomes  []outcome // of the requests of people
@@ -173,6 +174,7 @@ func (r *round) sign(s store.Sign) {
 	if r.oldest.IsZero() {
 		r.oldest = s.At
 	}
+	r.heard[m] = true
 	var a store.Answer
 	for _, k := range r.keys() {
 		p := r.processes[k]
@@ -197,6 +199,9 @@ func (r *round) step() (store.Round, error) {
 		if err := r.stepOne(p, &out); err != nil {
 			return store.Round{}, err
 		}
+	}
+	for m := range r.heard {
+		r.watch(m, r.arm(m))
 	}
 	for _, s := range r.signs {
 		r.plan(s)
@@ -239,6 +244,16 @@ func (r *round) stepOne(p *process, out *store.Round) error {
 	return err
 }
 
+// arm is that of the rollouts in which a machine is under watch now.
+func (r *round) arm(m rollout.Machine) (arm rollout.Arm) {
+	for _, p := range r.processes {
+		if a, watched := p.rule.Watched(m); watched {
+			arm = max(arm, a)
+		}
+	}
+	return arm
+}
+
 // plan decides when a machine is to give its next sign of life.
 func (r *round) plan(s store.Sign) {
 	a := r.answers[s.ID]
@@ -246,10 +261,7 @@ func (r *round) plan(s store.Sign) {
 	if err != nil {
 		return // it was not asked for either
 	}
-	sham := false
 	for _, p := range r.processes {
-		arm, watched := p.rule.Watched(m)
-		sham = sham || watched && arm == rollout.Control
 		if wait, watched := p.rule.Next(m, r.now); watched && (a.Wait == 0 || wait < a.Wait) {
 			a.Wait = wait
 		}
@@ -261,7 +273,6 @@ func (r *round) plan(s store.Sign) {
 			}
 		}
 	}
-	r.shammed(m, sham)
 	r.answers[s.ID] = a
 }
 

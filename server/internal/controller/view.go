@@ -24,28 +24,30 @@ type view struct {
 // A lane is a kernel in a tier.
 type lane struct{ cell, tier string }
 
-// control tells whether a machine is a control of some stage, or was one lately.
-func (c *Controller) control(v *view, s store.Sign) bool {
+// arm tells in which arm of some stage a machine is under watch, or was lately; a machine
+// that is to be made a control is one.
+func (c *Controller) arm(v *view, s store.Sign) rollout.Arm {
 	m, err := rollout.ParseMachine(s.Machine)
 	if err != nil {
-		return false
+		return rollout.Outside
+	}
+	if slices.ContainsFunc(v.stages[lane{s.Cell, s.Tier}], func(a rollout.Assignment) bool { return a.Arm(m) == rollout.Control }) {
+		return rollout.Control
 	}
 	c.mu.Lock()
-	was := c.shams[m]
-	c.mu.Unlock()
-	return was || slices.ContainsFunc(v.stages[lane{s.Cell, s.Tier}], func(a rollout.Assignment) bool {
-		return a.Arm(m) == rollout.Control
-	})
+	defer c.mu.Unlock()
+	return c.watched[m]
 }
 
-// shammed remembers that a machine is a control, or that it is not any more.
-func (c *Controller) shammed(m rollout.Machine, is bool) {
+// watch remembers that a machine is under watch, or with [rollout.Outside] that it is not
+// any more.
+func (c *Controller) watch(m rollout.Machine, arm rollout.Arm) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if is {
-		c.shams[m] = true
+	if arm == rollout.Outside {
+		delete(c.watched, m)
 	} else {
-		delete(c.shams, m)
+		c.watched[m] = arm
 	}
 }
 
@@ -65,12 +67,11 @@ func (c *Controller) Sign(who store.Identity, r store.Report) *store.Sign {
 		s.Events = append(s.Events, store.Event{Kind: e.Kind, Version: e.Version, Reason: e.Reason, Signature: e.Signature})
 		asks = asks || e.Kind == service.Intent
 	}
-	if asks || v.follows || c.control(v, s) {
+	switch arm := c.arm(v, s); {
+	case asks || v.follows || arm == rollout.Control:
 		s.ID = rand.Text()
 		c.expect(s.ID)
-		return &s
-	}
-	if len(s.Events) == 0 {
+	case len(s.Events) == 0 && arm != rollout.Treated:
 		return nil
 	}
 	return &s
