@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -354,6 +355,12 @@ func (v victim) attackWithdrawal(t *testing.T, one, two lab.Module, second strin
 		apply(t, v.agent, v.repo.Offer(crashing), loaderv1.Outcome_OUTCOME_APPLIED)
 		if err := v.PowerCut(ctx); err != nil {
 			t.Fatal(err)
+		}
+		refusedAs(t, a, v.agent, v.repo.Offer(crashing), "SUSPECT")
+		// Nor does it after it was removed, which the agent may ask for.
+		name, _, _ := strings.Cut(path.Base(crashing), ".")
+		if _, err := v.agent.Remove(ctx, name); err != nil {
+			t.Logf("Remove of the suspect %s: %v", name, err)
 		}
 		refusedAs(t, a, v.agent, v.repo.Offer(crashing), "SUSPECT")
 		v.wantAnswer("one")

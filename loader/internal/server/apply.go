@@ -215,10 +215,11 @@ func (s *Server) withdraw(ctx context.Context) (names []string, err error) {
 }
 
 // remove takes a livepatch out of the kernel and out of the store, and with it, if
-// forGood, those that would return at boot.
+// forGood, those that would return at boot. A suspect stays one: else who may remove
+// could have it inserted again.
 func (s *Server) remove(ctx context.Context, e journal.Entry, forGood bool) error {
 	for _, other := range s.Journal.All() {
-		if other.Name != e.Name && (!forGood || other.Standing != journal.Accepted) {
+		if other.Standing == journal.Suspect || other.Name != e.Name && (!forGood || other.Standing != journal.Accepted) {
 			continue
 		}
 		// Written first: if the machine goes down now, it must not come back.
@@ -282,12 +283,14 @@ func (s *Server) Resume(ctx context.Context) error {
 }
 
 // Reapply brings the newest accepted patch for the running kernel back from the
-// loader's own store. It needs neither network nor agent. Nothing accepted is
-// success.
+// loader's own store, unless a newer one is in force. It needs neither network nor
+// agent. Nothing accepted is success.
 func (s *Server) Reapply(ctx context.Context) error {
 	var newest journal.Entry
 	for _, e := range s.Journal.All() {
-		if e.Standing == journal.Accepted && e.Rollout != patch.Revoked && e.Check(s.Gate.Kernel) == nil && e.Sequence > newest.Sequence {
+		state, err := s.Klp.State(e.Name)
+		stays := e.Standing == journal.Accepted || err == nil && (state == klp.Enabled || state == klp.Enabling)
+		if stays && e.Rollout != patch.Revoked && e.Check(s.Gate.Kernel) == nil && e.Sequence > newest.Sequence {
 			newest = e
 		}
 	}

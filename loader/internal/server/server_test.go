@@ -435,6 +435,40 @@ func TestCrashDuringTrialMakesSuspect(t *testing.T) {
 	m.mustApply(2, applied)
 }
 
+// The agent may ask for a removal, but not for another trial of what has crashed the machine.
+func TestASuspectThatWasRemovedIsStillOne(t *testing.T) {
+	m := newMachine(t)
+	m.publish(1)
+	m.mustApply(1, applied)
+	m.kernel.reboot("boot2")
+	m.restart()
+	if _, err := m.client.Remove(t.Context(), &loaderv1.RemoveRequest{Name: nameOf(1)}); err != nil {
+		t.Logf("Remove: %v", err)
+	}
+	m.check(1, absent, suspect)
+	if _, err := m.apply(1); !errors.Is(err, patch.ErrSuspect) {
+		t.Errorf("the suspect again: %v, want %v", err, patch.ErrSuspect)
+	}
+}
+
+// A refresh of the snap stops and starts the unit that brings patches back at boot.
+func TestTheBootUnitKeepsANewerPatchOnTrial(t *testing.T) {
+	m := newMachine(t)
+	m.publish(1)
+	m.mustApply(1, applied)
+	m.accept(1)
+	m.publish(2)
+	m.mustApply(2, applied)
+	if err := m.server.Journal.MarkCleanShutdown("boot1"); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	if err := m.server.Reapply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.check(2, enabled, trial)
+}
+
 func TestPendingTransitionIsSettledLater(t *testing.T) {
 	m := newMachine(t)
 	m.publish(1)
