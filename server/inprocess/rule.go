@@ -42,6 +42,9 @@ const (
 	Halt     = rollout.Halt
 )
 
+// Failing is why a unit waits for a person: it looks as if the patch did harm.
+const Failing = rollout.Failing
+
 // Version is that of the one patch that is rolled out.
 const Version = "1.1"
 

@@ -108,6 +108,7 @@ type outcome struct {
 	units             int
 	halt              int64 // the first
 	reason            string
+	waits             string // why a unit waits for a person, "" if none does
 	covered           int64
 	requests, made    int
 	trials            trials
@@ -128,8 +129,11 @@ func (f *fleet) outcome() outcome {
 		o.trials.control += d.Evidence.TripControl.Of
 		o.trials.treatedFailed += d.Evidence.Trip.Failed
 		o.trials.controlFailed += d.Evidence.TripControl.Failed
-		if d.Verdict.Action == inprocess.Complete {
+		switch {
+		case d.Verdict.Action == inprocess.Complete:
 			o.completed++
+		case d.Verdict.Action == inprocess.Hold && d.Verdict.Reason == inprocess.Failing:
+			o.waits = string(d.Verdict.Reason)
 		}
 	}
 	if len(r.halts) > 0 {

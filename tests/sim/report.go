@@ -86,6 +86,7 @@ const (
 	held       = "held"
 	tooMany    = "TOO MANY HARMED"
 	notCovered = "not everywhere yet"
+	person     = "waits for a person"
 	asMeant    = "ok"
 )
 
@@ -100,6 +101,8 @@ func (r result) verdict() string {
 		return tooMany
 	case r.Patch.Stalls > 0 && o.covered == 0:
 		return held
+	case r.healthy() && o.covered == 0 && r.Expect.Person && o.waits != "":
+		return person
 	case r.healthy() && o.covered == 0:
 		return notCovered
 	default:

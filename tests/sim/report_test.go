@@ -26,15 +26,20 @@ func TestVerdict(t *testing.T) {
 		change func(*result)
 		want   string
 	}{
-		"a harmful patch was halted":        {func(*result) {}, asMeant},
-		"a harmful patch was not halted":    {func(r *result) { r.ours.halted = 0 }, notHalted},
-		"more died than is expected":        {func(r *result) { r.Expect.Harmed = 3 }, tooMany},
-		"as many died as is expected":       {func(r *result) { r.Expect.Harmed = 4 }, asMeant},
-		"a share of the baseline's died":    {func(r *result) { r.Expect.OfBaseline = 0.001 }, asMeant},
-		"more than a share of them":         {func(r *result) { r.Expect.OfBaseline = 0.0001 }, tooMany},
-		"a healthy patch was halted":        {func(r *result) { r.Patch = harm{} }, falseHalt},
-		"a healthy patch came to all":       {func(r *result) { r.Patch, r.ours.halted, r.ours.covered = harm{}, 0, 3600 }, asMeant},
-		"a healthy patch did not":           {func(r *result) { r.Patch, r.ours.halted = harm{}, 0 }, notCovered},
+		"a harmful patch was halted":     {func(*result) {}, asMeant},
+		"a harmful patch was not halted": {func(r *result) { r.ours.halted = 0 }, notHalted},
+		"more died than is expected":     {func(r *result) { r.Expect.Harmed = 3 }, tooMany},
+		"as many died as is expected":    {func(r *result) { r.Expect.Harmed = 4 }, asMeant},
+		"a share of the baseline's died": {func(r *result) { r.Expect.OfBaseline = 0.001 }, asMeant},
+		"more than a share of them":      {func(r *result) { r.Expect.OfBaseline = 0.0001 }, tooMany},
+		"a healthy patch was halted":     {func(r *result) { r.Patch = harm{} }, falseHalt},
+		"a healthy patch came to all":    {func(r *result) { r.Patch, r.ours.halted, r.ours.covered = harm{}, 0, 3600 }, asMeant},
+		"a healthy patch did not":        {func(r *result) { r.Patch, r.ours.halted = harm{}, 0 }, notCovered},
+		"a person has to let it go on": {func(r *result) {
+			r.Patch, r.ours.halted, r.ours.waits, r.Expect = harm{}, 0, "failing", bounds{Person: true}
+		}, person},
+		"nobody thought that one would":     {func(r *result) { r.Patch, r.ours.halted, r.ours.waits = harm{}, 0, "failing" }, notCovered},
+		"it stands for no reason":           {func(r *result) { r.Patch, r.ours.halted, r.Expect = harm{}, 0, bounds{Person: true} }, notCovered},
 		"a patch that stalls was held back": {func(r *result) { r.Patch, r.ours.halted = harm{Stalls: 0.3}, 0 }, held},
 	}
 	for name, tc := range tests {
@@ -44,7 +49,7 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("verdict is %q, want %q", got, tc.want)
 			}
 			wrong := len(faults([]result{r})) > 0
-			if wrong == (tc.want == asMeant || tc.want == held) {
+			if wrong == (tc.want == asMeant || tc.want == held || tc.want == person) {
 				t.Errorf("verdict %q is a fault: %v", tc.want, wrong)
 			}
 		})

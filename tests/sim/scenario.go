@@ -39,6 +39,7 @@ type scenario struct {
 
 // bounds are limits on the machines harmed; 0 is none.
 type bounds struct {
+	Person     bool    `yaml:"person"` // a person may have to let the patch go on
 	Harmed     int     `yaml:"harmed"`
 	OfBaseline float64 `yaml:"of_baseline"` // share of the baseline's
 }
