@@ -10,6 +10,7 @@ package kmsg
 import (
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -36,7 +37,13 @@ const (
 	maxSignature  = 200     // bytes; as much as a service takes
 	maxTrace      = 150     // lines
 	maxFunctions  = 8       // of one trace
+	maxPause      = 15      // seconds between two lines of one trace; it waits 10 for other processors
 )
+
+// beheaded is what a trace is called that does not say what went wrong, as a rule because a
+// store had no room for its first line. Where another one of the same function does, it
+// is that one.
+const beheaded = "oops"
 
 // kinds are how traces begin, and what that is called; the first that matches counts.
 var kinds = []struct {
@@ -58,47 +65,75 @@ var kinds = []struct {
 	{"BUG", regexp.MustCompile(`^(kernel )?BUG(:| at )`)},
 	{"WARNING", regexp.MustCompile(`^WARNING: `)},
 	{"panic", regexp.MustCompile(`^Kernel panic - not syncing`)},
-	{"oops", regexp.MustCompile(`^Oops: |^Internal error: |^[a-z][a-z ]+: [0-9a-f]{4} .*\[#\d+\]`)},
+	{beheaded, regexp.MustCompile(`^Oops: |^Internal error: |^[a-z][a-z ]+: [0-9a-f]{4} .*\[#\d+\]`)},
 }
 
 // words are such that a line without any of them is of no kind; most lines have none.
 var words = []string{"BUG", "WARNING: ", "INFO: task ", "Oops: ", "LOCKUP", "stall", "UBSAN: ", "panic", "error: ", "able to handle ", "fault", "[#", "overflow", "guard page"}
 
 var (
-	// prefix is what stands before a line: level, time, who wrote it.
-	prefix = regexp.MustCompile(`^(<\d+>)?(\[ *\d+\.\d+\])?(\[ *[TC]\d+\])? ?`)
+	// prefix is what stands before a line: facility and level, time, who wrote it.
+	prefix = regexp.MustCompile(`^(?:<(\d+)>)?(?:\[ *(\d+)\.\d+\])?(?:\[ *[TC]\d+\])? ?`)
 	// function is one of a module in a trace, "foo+0x12/0x30 [lkp_x]"; behind the name
 	// of the module its build-id may follow.
 	function = regexp.MustCompile(`([A-Za-z_.][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+ \[(\w+)( [0-9a-f]+)?\]`)
 	// guess marks a function that the unwinder found on the stack without knowing that
 	// it is in use: on x86, on powerpc, on s390.
 	guess = regexp.MustCompile(`^ *\? |\(unreliable\)|^ *\(\[<`)
+	// begins is the line above the functions of a trace, or one further above it.
+	begins = regexp.MustCompile(`^Call [Tt]race:|^CPU: \d+ (UID: \d+ )?PID: `)
 	// address is a number that may tell where something lies.
 	address = regexp.MustCompile(`\b(0x)?[0-9a-fA-F]{8,}\b`)
 )
 
 // Parse returns the complaints about some modules in a kernel's log, oldest first. Of
 // those that have one signature it returns the first.
-func Parse(log string, modules []string) (found []Complaint) {
+func Parse(log string, modules []string) []Complaint { return parse(nil, log, modules) }
+
+// parse adds those in a log to what was found before.
+func parse(found []Complaint, log string, modules []string) []Complaint {
 	if !slices.ContainsFunc(modules, func(m string) bool { return m != "" && strings.Contains(log, "["+m) }) {
-		return nil // as a rule
+		return found // as a rule
 	}
 	var t trace
-	for line := range strings.Lines(log) {
-		line = strings.TrimRight(line, "\r\n")
-		line = line[len(prefix.FindString(line)):]
-		kind := kindOf(line)
-		switch {
-		case kind != "" && !t.goesOn(kind):
-			found = t.end(found)
-			t = trace{kind: kind, head: line}
-		case isOver(line):
+	for text := range strings.Lines(log) {
+		line, at, ok := split(strings.TrimRight(text, "\r\n"))
+		if !ok {
+			continue
+		}
+		if at > t.at+maxPause {
 			found = t.end(found)
 			t = trace{}
 		}
+		kind := kindOf(line)
+		switch {
+		case kind != "" && t.goesOn(kind):
+			t.listed = false
+		case kind != "":
+			found = t.end(found)
+			t = trace{kind: kind, head: line}
+		case isOver(line) || t.listed && begins.MatchString(line):
+			found = t.end(found)
+			t = trace{}
+		}
+		t.at = max(t.at, at)
 		t.take(line, modules)
 	}
 	return t.end(found)
+}
+
+// split returns a line without what stands before it, and the second in which it was
+// written, 0 if it does not say. It is not ok if somebody else than the kernel wrote it:
+// what comes through /dev/kmsg is of another facility (kernel/printk/printk.c).
+func split(text string) (line string, at int, ok bool) {
+	m := prefix.FindStringSubmatch(text)
+	if m[1] != "" {
+		if n, err := strconv.Atoi(m[1]); err != nil || n >= 8 { // facility times 8, and level
+			return "", 0, false
+		}
+	}
+	at, _ = strconv.Atoi(m[2])
+	return text[len(m[0]):], at, true
 }
 
 // kindOf returns what a line says that has gone wrong, "" for most.
@@ -125,16 +160,21 @@ func isOver(line string) bool {
 type trace struct {
 	kind, head string
 	lines      int
+	at         int      // when the last of them was written, in seconds since the boot
+	listed     bool     // its functions have begun
 	module     string   // that of ours which comes first
 	functions  []string // of that module
 }
 
 // goesOn tells whether a line of this kind belongs to the trace rather than beginning
 // another one: an oops first says what happened and then that it is one.
-func (t *trace) goesOn(kind string) bool { return t.kind != "" && (kind == "oops" || kind == "panic") }
+func (t *trace) goesOn(kind string) bool {
+	return t.kind != "" && (kind == beheaded || kind == "panic")
+}
 
 // take reads a line of the trace.
 func (t *trace) take(line string, modules []string) {
+	t.listed = t.listed || strings.EqualFold(line, "Call Trace:")
 	if t.lines++; t.kind == "" || t.lines > maxTrace || !strings.Contains(line, "+0x") {
 		return
 	}
@@ -155,13 +195,19 @@ func (t *trace) end(found []Complaint) []Complaint {
 	if t.module == "" || len(found) >= maxComplaints {
 		return found
 	}
+	where := "/" + t.module + "/" + t.functions[0]
 	c := Complaint{
 		Module:    t.module,
-		Signature: short(t.kind+"/"+t.module+"/"+t.functions[0], maxSignature),
+		Signature: short(t.kind+where, maxSignature),
 		Message:   short(printable(address.ReplaceAllString(t.head, "…"))+" in "+strings.Join(t.functions, ", "), maxMessage),
 	}
-	if slices.ContainsFunc(found, func(f Complaint) bool { return f.Signature == c.Signature }) {
+	if slices.ContainsFunc(found, func(f Complaint) bool {
+		return f.Signature == c.Signature || t.kind == beheaded && strings.HasSuffix(f.Signature, where)
+	}) {
 		return found
+	}
+	if t.kind != beheaded {
+		found = slices.DeleteFunc(found, func(f Complaint) bool { return f.Signature == beheaded+where })
 	}
 	return append(found, c)
 }

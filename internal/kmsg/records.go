@@ -1,16 +1,18 @@
 package kmsg
 
 import (
+	"bytes"
+	"cmp"
 	"io"
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	loaderv1 "livepatch/proto/loader/v1"
 )
 
-// Limits on records of earlier boots: those of the last crash come first, and of one
-// that says everything in parts the newest part says most.
+// Limits on records of earlier boots; those of the last crash come first.
 const (
 	maxRecords = 64
 	maxRecord  = 256 << 10 // bytes
@@ -23,7 +25,10 @@ func Find(fsys fs.FS, log func() string, boot string, modules []string) []Compla
 	if len(modules) == 0 {
 		return nil
 	}
-	found := Parse(records(fsys), modules)
+	var found []Complaint
+	for _, dump := range dumps(fsys) {
+		found = parse(found, dump, modules)
+	}
 	found = found[:min(len(found), maxComplaints/2)] // the present matters more
 	for _, c := range Parse(log(), modules) {
 		if c.BootID = boot; len(found) < maxComplaints {
@@ -41,21 +46,42 @@ func Report(fsys fs.FS, log func() string, boot string, modules []string) (all [
 	return all
 }
 
-// records returns what the kernel has kept. A crash is written in parts, the end of
-// the log first, each numbered higher than the one before (fs/pstore/inode.c).
-func records(fsys fs.FS) string {
-	names, _ := fs.Glob(fsys, "sys/fs/pstore/dmesg-*")
-	slices.Reverse(names)
-	var all strings.Builder
-	for _, name := range names[:min(len(names), maxRecords)] {
+// dumps returns what the kernel has kept, that of the last crash first. A crash is
+// written in parts, the end of the log first and called Part1 (fs/pstore/platform.c).
+func dumps(fsys fs.FS) []string {
+	var all []string
+	var dump strings.Builder
+	for _, name := range records(fsys) {
 		// One that was compressed and could not be unpacked is no text, and says nothing.
 		f, err := fsys.Open(name)
 		if err != nil {
 			continue // not permitted, or just deleted
 		}
-		_, _ = io.Copy(&all, io.LimitReader(f, maxRecord)) // as far as it can be read
+		text, _ := io.ReadAll(io.LimitReader(f, maxRecord)) // as far as it can be read
 		_ = f.Close()
-		all.WriteString("\n")
+		dump.Write(append(text, '\n'))
+		if head, _, _ := bytes.Cut(text, []byte("\n")); bytes.HasSuffix(head, []byte(" Part1")) {
+			all = append(all, dump.String())
+			dump.Reset()
+		}
 	}
-	return all.String()
+	return append(all, dump.String())
+}
+
+// records returns the files in which it is, the newest first. Those of one second are
+// numbered in the order in which they were written; over all of its time a store that is
+// a ring (ramoops) uses a number again.
+func records(fsys fs.FS) (names []string) {
+	files, _ := fs.Glob(fsys, "sys/fs/pstore/dmesg-*")
+	written := make(map[string]time.Time, len(files))
+	for _, name := range files {
+		if info, err := fs.Stat(fsys, name); err == nil {
+			written[name] = info.ModTime()
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		return cmp.Or(written[b].Compare(written[a]), len(b)-len(a), cmp.Compare(b, a))
+	})
+	return names[:min(len(names), maxRecords)]
 }

@@ -141,9 +141,11 @@ type Kind string
 const (
 	// Intent: the machine is about to insert the module. It asks by this whether it
 	// may; see [CheckInAnswer.Go].
-	Intent    Kind = "intent"
-	Applied   Kind = "applied"   // in force for every task
-	Failed    Kind = "failed"    // not brought in; the kernel is as it was
+	Intent  Kind = "intent"
+	Applied Kind = "applied" // in force for every task
+	// Failed: not brought in; the kernel is as it was. But with the reason STALLED its
+	// tasks are still being moved to the patch, and how that ends is reported again.
+	Failed    Kind = "failed"
 	Removed   Kind = "removed"   // taken out again, by the operator or because it is revoked
 	Heartbeat Kind = "heartbeat" // in force and well: 1, 5, 15, 60 minutes after Intent, then hourly
 	Crashed   Kind = "crashed"   // harm was done, and this patch is the likely cause

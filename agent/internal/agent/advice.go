@@ -7,6 +7,7 @@ import (
 	"livepatch/agent/internal/config"
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
+	"livepatch/agent/internal/trust"
 	"livepatch/internal/patch"
 )
 
@@ -18,6 +19,7 @@ var advice = []struct {
 }{
 	{ErrNotEnabled, "enable it with: sudo canonical-livepatch enable TOKEN"},
 	{ErrClock, "set the clock, for example with: sudo timedatectl set-ntp true"},
+	{trust.ErrGap, "tell the operator of the service to serve every version of root.json, for ever; until then no patch is applied, and none that is revoked leaves"},
 	{fetch.ErrTLSTime, "if the clock is wrong, set it, for example with: sudo timedatectl set-ntp true"},
 	{fetch.ErrNoAddress, "check the name with: sudo canonical-livepatch config remote-server; and that this machine can resolve names"},
 	{fetch.ErrConnRefused, "check that the service runs, and its address with: sudo canonical-livepatch config remote-server"},

@@ -132,8 +132,8 @@ type Agent struct {
 type live struct {
 	facts     machine.Facts
 	loader    *loader.Status // nil until it has answered
-	fileMode  facts.Mode     // as it has said last
-	modeKnown bool           // it has said so
+	fileMode  facts.Mode     // what its file switches off, as it has said last
+	modeKnown bool           // it has said so since the start
 	skew      time.Duration  // of the service's clock, if it is worth mentioning
 	failures  int            // checks failed in a row
 	retries   int            // checks in a row after which the next one was not to wait
@@ -141,14 +141,15 @@ type live struct {
 	trouble   error          // why the last check failed, if it may still be too early to say
 	nextCheck time.Time      // zero: none
 	nextLook  time.Time      // when to ask the loader again; zero: no need
-	looks     int            // how often it was asked about the same transition
-	nextEnrol time.Time      // when to use the token that waits; zero: none does
-	nextBeat  time.Time      // when a heartbeat is due; zero: none is
-	hasty     []time.Time    // when the service asked for a check before minInterval, in the last hour
-	insist    bool           // the next check tries again what has failed
-	checkErr  error          // of the last check
-	patchErr  error          // why the last check did not bring in the patch
-	said      said           // what the log says of the patch
+	looks     int            // how often it was asked about the same transition, or to end the same trial
+	begun     begun
+	nextEnrol time.Time   // when to use the token that waits; zero: none does
+	nextBeat  time.Time   // when a heartbeat is due; zero: none is
+	hasty     []time.Time // when the service asked for a check before minInterval, in the last hour
+	again     bool        // the next check tries again what has failed
+	checkErr  error       // of the last check
+	patchErr  error       // why the last check did not bring in the patch
+	said      said        // what the log says of the patch
 	snap      confined
 }
 
@@ -177,6 +178,7 @@ func New(o Options) (*Agent, error) {
 		a.log.Warn("Keys of the configuration have no effect in this version", "keys", unknown)
 	}
 	a.waiting, a.rec = a.loadWaiting(), a.loadRecord()
+	a.live.fileMode = a.rec.FileMode
 	var err error
 	if a.live.facts, err = machine.Read(a.kernel); err != nil {
 		// Not the end: status and disable must work, and the check will say it.
@@ -248,7 +250,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			order.done <- a.check(ctx, true)
 		case <-after(check):
 			// The error is in the log and in the status.
-			_ = a.check(ctx, a.insists())
+			_ = a.check(ctx, false)
 		case <-after(look):
 			a.look(ctx)
 		case <-after(enrol):
@@ -274,17 +276,9 @@ func (a *Agent) due() (check, look, enrol time.Time) {
 	return check, a.live.nextLook, a.live.nextEnrol
 }
 
-// insists tells, once, whether the next check tries again what has failed.
-func (a *Agent) insists() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	was := a.live.insist
-	a.live.insist = false
-	return was
-}
-
 // after returns a channel that delivers at a time; a nil channel, which never
-// does, for the zero time.
+// does, for the zero time. While the machine is suspended no time passes for it: what
+// was due then comes late, by as long as the machine slept.
 func after(at time.Time) <-chan time.Time {
 	if at.IsZero() {
 		return nil
@@ -345,7 +339,8 @@ func (a *Agent) enabled() bool {
 }
 
 // check runs one check and writes down how it went. An operator who asked for it
-// is told at once; and gets another try at what has failed before.
+// is told at once, gets another try at what has failed before, and need not wait for
+// the maintenance window.
 func (a *Agent) check(ctx context.Context, byOperator bool) error {
 	if err := a.begin(ctx); err != nil {
 		return err
@@ -359,7 +354,8 @@ func (a *Agent) check(ctx context.Context, byOperator bool) error {
 		return ErrNotEnabled
 	}
 	a.cancel = cancel
-	r := &round{Agent: a, token: a.token, cfg: a.cfg, rec: a.rec.clone(), byOperator: byOperator, facts: a.live.facts}
+	r := &round{Agent: a, token: a.token, cfg: a.cfg, rec: a.rec.clone(), byOperator: byOperator, again: byOperator || a.live.again, facts: a.live.facts}
+	a.live.again = false
 	a.mu.Unlock()
 
 	start := time.Now()
@@ -419,7 +415,7 @@ func (a *Agent) finish(ctx context.Context, r *round, err error) {
 // not have its network yet: until there was a fair chance for it to come up,
 // that is not worth a failure.
 func (a *Agent) noteFailure(ctx context.Context, r *round, err error) {
-	fair := a.live.succeeded || r.byOperator || !mayBeTooEarly(err) ||
+	fair := a.live.succeeded || r.again || !mayBeTooEarly(err) ||
 		a.live.failures >= fairTries && time.Since(a.started) > fairTime
 	if !fair {
 		a.live.trouble = err

@@ -44,7 +44,7 @@ func (r *round) clearError() {
 func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 	r.rec.Version, r.rec.Fixes = got.entry.Version, got.entry.Fixes
 	r.clearError()
-	if f := r.rec.Failed; f != nil && f.Digest == got.target.Digest && f.BootID == r.facts.BootID && !r.byOperator {
+	if f := r.rec.Failed; f != nil && f.Digest == got.target.Digest && f.BootID == r.facts.BootID && !r.again {
 		r.rec.State, r.rec.Failure, r.rec.PatchError, r.rec.PatchHint = status.ApplyFailed, f.Failure, f.Error, f.Hint
 		return
 	}
@@ -69,20 +69,26 @@ func (r *round) apply(ctx context.Context, view *trust.View, got choice) {
 	}
 	start := time.Now()
 	result, err := r.loader.Apply(ctx, req.Request)
+	r.doubtRoots(ctx, err)
 	if ctx.Err() != nil && err != nil {
 		// The loader goes on. What becomes of it, the next look will tell: the
 		// event that is pending stays so.
 		return
 	}
-	if err == nil {
-		r.rec.Heeded = sha256.Sum256(req.Timestamp)
+	// What is in the kernel now, whatever the answer: the loader may have inserted the
+	// patch and lost it again, or inserted it and died before it could say so.
+	r.askLoader(ctx)
+	if l := r.findDigest(got.target.Digest); err != nil && l != nil && l.Live() {
+		r.log.WarnContext(ctx, "Loader has inserted the patch, and failed afterwards", "patch", l.Name, "err", err)
+		result, err = loader.Result{Livepatch: *l, Pending: l.State == loader.Enabling}, nil
 	}
-	r.applied(ctx, got, result, err)
 	if err != nil {
-		r.rec.Watch = was // of the patch that is still in force
-	} else {
-		r.story(ctx, "Applied livepatch", "patch", got.entry.Name, "version", got.entry.Version, "pending", result.Pending, "took", time.Since(start).Round(time.Millisecond))
+		r.notApplied(got, was, err)
+		return
 	}
+	r.rec.Heeded = sha256.Sum256(req.Timestamp)
+	r.applied(got, result)
+	r.story(ctx, "Applied livepatch", "patch", got.entry.Name, "version", got.entry.Version, "pending", result.Pending, "took", time.Since(start).Round(time.Millisecond))
 }
 
 // preflight returns why the loader would refuse, as far as that can be known
@@ -103,7 +109,7 @@ func (r *round) preflight(got choice) error {
 	for _, l := range r.kernel.Livepatches {
 		switch {
 		case l.Digest == got.target.Digest && l.Standing == loader.Suspect:
-			return r.suspected(l.Name)
+			return r.suspected(l.Name, true)
 		case l.State == loader.Enabling || l.State == loader.Disabling:
 			return fmt.Errorf("%w: %s", patch.ErrBusy, l.Name)
 		}
@@ -123,7 +129,7 @@ func (r *round) request(ctx context.Context, view *trust.View, got choice) (requ
 	if err != nil {
 		return request{}, err
 	}
-	roots, err := r.keeper.Roots(r.kernel.RootVersion)
+	roots, err := r.keeper.Roots(ctx, r.svc, r.kernel.RootVersion)
 	if err != nil {
 		return request{}, err
 	}
@@ -169,29 +175,50 @@ func (r *round) save(ctx context.Context) {
 	}
 }
 
-// applied writes down what the loader has answered.
-func (r *round) applied(ctx context.Context, got choice, result loader.Result, err error) {
-	pending := r.rec.Pending
-	r.rec.Pending = nil
-	// What is in the kernel now, whatever the answer: the loader may have
-	// inserted the patch and lost it again.
-	r.askLoader(ctx)
-	if err != nil {
-		err = r.explain(got, err)
-		e := r.event(eventFailed, got.entry)
-		e.Reason, e.Message = reason(err), err.Error()
-		r.note(e)
-		r.fail(got, err)
-		return
-	}
+// applied writes down that the loader has inserted the patch.
+func (r *round) applied(got choice, result loader.Result) {
+	r.mu.Lock()
+	r.live.begun = begun{got.target.Digest, time.Now()}
+	r.mu.Unlock()
 	if result.Pending {
-		r.rec.Pending = pending
 		r.rec.State = status.Applying
 		return
 	}
-	pending.At, r.rec.Watch.Seen = time.Now().UTC(), true
-	r.note(*pending)
+	e := *r.rec.Pending
+	r.rec.Pending = nil
+	e.At, r.rec.Watch.Seen = time.Now().UTC(), true
+	r.note(e)
 	r.rec.State = status.Applied
+}
+
+// notApplied writes down why the loader has not inserted the patch; was is the watch of
+// the one that is still in force, or nil.
+func (r *round) notApplied(got choice, was *watch, err error) {
+	if r.kernel == nil {
+		// Nobody can tell what is in the kernel. The event that is pending stays so, and
+		// the next look will tell.
+		r.fail(got, err)
+		r.retrySoon = true
+		return
+	}
+	err = r.explain(got, err)
+	e := r.event(eventFailed, got.entry)
+	e.Reason, e.Message = reason(err), err.Error()
+	r.rec.Pending, r.rec.Watch = nil, was
+	r.note(e)
+	r.fail(got, err)
+}
+
+// findDigest returns the livepatch of ours with that content, or nil.
+func (r *round) findDigest(d patch.Digest) *loader.Livepatch {
+	if r.kernel == nil {
+		return nil
+	}
+	i := slices.IndexFunc(r.kernel.Livepatches, func(l loader.Livepatch) bool { return l.Ours() && l.Digest == d })
+	if i < 0 {
+		return nil
+	}
+	return &r.kernel.Livepatches[i]
 }
 
 // fail writes down why the chosen patch, or whatever comes next, is not in the

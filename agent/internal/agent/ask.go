@@ -27,7 +27,7 @@ func (r *round) ask(ctx context.Context, got choice) bool {
 		let = r.everyone(got)
 	}
 	if !let {
-		r.hold(got.entry, turn(err))
+		r.hold(got.entry, r.turn(err))
 		return false
 	}
 	if err != nil {
@@ -42,11 +42,12 @@ func (r *round) ask(ctx context.Context, got choice) bool {
 }
 
 // turn says why a patch is not begun with, after an ask that ended with err.
-func turn(err error) problem {
+func (r *round) turn(err error) problem {
+	hint := byItself(r.cfg, "the agent asks again by itself")
 	if err != nil {
-		return problem{fmt.Sprintf("waits until the service can be asked, for it has not come to every machine yet: %v", err), "nothing to do: the agent asks again by itself"}
+		return problem{fmt.Sprintf("waits until the service can be asked, for it has not come to every machine yet: %v", err), hint}
 	}
-	return problem{"waits for its turn: the service lets in a few machines at a time", "nothing to do: the agent asks again by itself"}
+	return problem{"waits for its turn: the service lets in a few machines at a time", hint}
 }
 
 // everyone tells whether the patch has come to all machines of this one's kernel and

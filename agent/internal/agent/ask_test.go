@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"livepatch/agent/internal/config"
 	"livepatch/agent/internal/servicetest"
 	"livepatch/agent/internal/status"
 	"livepatch/internal/patch"
@@ -59,6 +60,50 @@ func TestWaitsForItsTurn(t *testing.T) {
 			t.Errorf("events = %q", e)
 		}
 	})
+}
+
+// Where the operator wants no check-ins, nothing comes by itself, and status does not
+// say so.
+func TestWaitsWithoutCheckIns(t *testing.T) {
+	tests := map[string]struct {
+		change func(*world)
+		notice string
+	}{
+		"for its turn": {func(w *world) { w.svc.set(func(s *memService) { s.full, s.answer.IntervalSeconds = true, 30 }) }, "patch 1.1 waits for its turn"},
+		"for the rollout": {func(w *world) {
+			w.repo.SetRollout("1.1", patch.Rollout{State: patch.Running, Tiers: map[string]patch.Stage{"edge": {Share: patch.Everyone}}})
+			w.repo.Publish()
+		}, "patch 1.1 has not come to tier stable yet"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.longLived()
+				w.enable()
+				tc.change(w)
+				w.set(config.CheckInterval, "0")
+				defer w.run()()
+				synctest.Wait()
+				asked := w.svc.count()
+				if n := w.notice(tc.notice); !strings.HasPrefix(n.Hint, "to ask again: sudo canonical-livepatch refresh") {
+					t.Errorf("notice = %+v", n)
+				}
+				time.Sleep(20 * 24 * time.Hour)
+				synctest.Wait()
+				if n := w.svc.count(); n != asked {
+					t.Errorf("%d check-ins that nobody wanted", n-asked)
+				}
+				w.svc.set(func(s *memService) { s.full = false })
+				w.repo.SetRollout("1.1", servicetest.Everyone())
+				w.repo.Publish()
+				if _, err := w.Refresh(t.Context()); err != nil {
+					t.Error(err)
+				}
+				w.wantPatch(status.Applied, "1.1")
+			})
+		})
+	}
 }
 
 // While a newer patch waits, the one in force is what status is about.

@@ -6,6 +6,7 @@ import (
 
 	"livepatch/agent/internal/loader"
 	"livepatch/internal/patch"
+	"livepatch/internal/rpcerr"
 	"livepatch/internal/service"
 )
 
@@ -15,8 +16,9 @@ type watch struct {
 	Version string    `json:"version"`
 	Name    string    `json:"name"` // of the module
 	Since   time.Time `json:"since"`
-	Beat    time.Time `json:"beat"`           // of the last heartbeat; zero: there was none
-	Seen    bool      `json:"seen,omitempty"` // it has been in force
+	Beat    time.Time `json:"beat"`              // of the last heartbeat; zero: there was none
+	Seen    bool      `json:"seen,omitempty"`    // it has been in force
+	Stalled bool      `json:"stalled,omitempty"` // the service was told that it is not
 }
 
 // beats are the ages at which a heartbeat is due, and after the last of them it is
@@ -81,6 +83,30 @@ func (r *round) beat() {
 	if w.Seen {
 		r.rec.addEvent(r.event(eventHeartbeat, about))
 	}
+}
+
+// stallTime is how long a transition may take before the service hears that the patch
+// is not in force. That is well before the hour after which a sign of life counts in the
+// patch's favour.
+const stallTime = 30 * time.Minute
+
+// noteStall reports, once, a transition that does not end. It goes on nevertheless, and
+// how it ends is reported too.
+func (r *round) noteStall(l *loader.Livepatch) {
+	w := r.rec.Watch
+	if l == nil || w == nil || w.Stalled || w.Name != l.Name || l.State != loader.Enabling {
+		return
+	}
+	r.mu.Lock()
+	age := r.live.age(l)
+	r.mu.Unlock()
+	if age < stallTime {
+		return
+	}
+	w.Stalled = true
+	e := r.event(eventFailed, patch.IndexEntry{Name: w.Name, Version: w.Version})
+	e.Reason, e.Message = rpcerr.Reason(patch.ErrStalled), patch.ErrStalled.Error()
+	r.note(e)
 }
 
 // gone returns the event of a patch under watch that is not in the kernel any more.

@@ -36,7 +36,8 @@ type round struct {
 	token      string
 	cfg        config.Config
 	rec        record
-	byOperator bool
+	byOperator bool // somebody asked for it
+	again      bool // what has failed is tried again
 
 	facts  machine.Facts
 	kernel *loader.Status // nil: the loader did not answer
@@ -72,12 +73,19 @@ func (r *round) run(ctx context.Context) error {
 		r.noteHarm()
 		r.beat()
 	}
+	err = r.follow(ctx)
+	r.unlist(ctx)
+	return err
+}
+
+// follow brings the machine to what the service says.
+func (r *round) follow(ctx context.Context) error {
 	svc, err := r.service(ctx)
 	if err != nil {
 		r.describe()
 		return err
 	}
-	defer svc.Close()
+	defer r.close()
 	view, serviceErr := r.refresh(ctx, svc, r.meet(ctx, svc))
 	if view == nil {
 		r.describe()
@@ -97,7 +105,7 @@ func (r *round) run(ctx context.Context) error {
 	return serviceErr
 }
 
-// service returns the client of this round.
+// service returns the client of this round, which has to be closed.
 func (r *round) service(ctx context.Context) (Service, error) {
 	if r.svc == nil {
 		svc, err := r.dial(ctx, r.cfg)
@@ -107,6 +115,13 @@ func (r *round) service(ctx context.Context) (Service, error) {
 		r.svc = svc
 	}
 	return r.svc, nil
+}
+
+// close ends the connections of this round.
+func (r *round) close() {
+	if r.svc != nil {
+		r.svc.Close()
+	}
 }
 
 // askLoader asks what is in the kernel. Without an answer the machine can still
@@ -212,6 +227,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 	ix, err := r.index(ctx, view)
 	if errors.Is(err, patch.ErrNotFound) {
 		r.rec.Supported, r.rec.Until, r.rec.Unpatched, r.rec.FixedIn = status.Unsupported, "", nil, ""
+		r.rec.Offered = []string{}
 		r.nothing()
 		return nil
 	}
@@ -246,7 +262,7 @@ func (r *round) reconcile(ctx context.Context, view *trust.View) error {
 	default:
 		r.nothing()
 		if l := r.suspect(); l != nil {
-			r.fail(choice{entry: patch.IndexEntry{Name: l.Name, Version: l.Version}, found: true}, r.suspected(l.Name))
+			r.fail(choice{entry: patch.IndexEntry{Name: l.Name, Version: l.Version}, found: true}, r.suspected(l.Name, false))
 		}
 	}
 	// Last: a newer patch is the better way out for one that is revoked.
@@ -307,7 +323,7 @@ func (r *round) file(ctx context.Context, t trust.Target) (io.ReadCloser, error)
 // noteIndex writes down what the index says of the kernel.
 func (r *round) noteIndex(ix patch.Index) {
 	r.rec.Supported, r.rec.Until = status.Supported, ix.Until
-	r.rec.Unpatched, r.rec.FixedIn, r.rec.Offered = nil, "", nil
+	r.rec.Unpatched, r.rec.FixedIn, r.rec.Offered = nil, "", []string{}
 	for _, e := range ix.Patches {
 		if e.BuildID == r.facts.Kernel.BuildID {
 			r.rec.Offered = append(r.rec.Offered, e.Name)

@@ -264,7 +264,8 @@ func (a *Agent) endEnrolment(ctx context.Context, remove bool) (machineToken str
 	return token, notes, nil
 }
 
-// leaveKernel takes our livepatch out of the kernel, or says that it stays.
+// leaveKernel takes our livepatch out of the kernel, and sees to it that none returns at
+// boot; or says that it stays.
 func (a *Agent) leaveKernel(ctx context.Context, remove bool) ([]string, error) {
 	s, err := a.loader.Status(ctx)
 	if err != nil {
@@ -274,16 +275,24 @@ func (a *Agent) leaveKernel(ctx context.Context, remove bool) ([]string, error) 
 		return nil, nil
 	}
 	l := current(&s)
-	if l == nil {
+	switch {
+	case l != nil && !remove:
+		return []string{fmt.Sprintf("Livepatch %s stays in the kernel.", l.Name)}, nil
+	case !remove:
+		return nil, nil
+	case l != nil:
+		if _, err := a.loader.Remove(ctx, l.Name); err != nil {
+			return nil, fmt.Errorf("cannot remove livepatch %s: %w", l.Name, err)
+		}
+		return []string{fmt.Sprintf("Removed livepatch %s from the kernel.", l.Name)}, nil
+	}
+	if l = s.Returning(); l == nil {
 		return nil, nil
 	}
-	if !remove {
-		return []string{fmt.Sprintf("Livepatch %s stays in the kernel.", l.Name)}, nil
-	}
 	if _, err := a.loader.Remove(ctx, l.Name); err != nil {
-		return nil, fmt.Errorf("cannot remove livepatch %s: %w", l.Name, err)
+		return nil, fmt.Errorf("cannot keep livepatch %s from returning at boot: %w", l.Name, err)
 	}
-	return []string{fmt.Sprintf("Removed livepatch %s from the kernel.", l.Name)}, nil
+	return []string{fmt.Sprintf("Livepatch %s is not in the kernel, and does not return at boot.", l.Name)}, nil
 }
 
 // forget tells the service that the machine is gone. That it does not know the

@@ -18,7 +18,7 @@ func (a *Agent) patchNotices() (n []status.Notice) {
 	in := a.live.current()
 	for i := range a.live.loader.Livepatches {
 		l := &a.live.loader.Livepatches[i]
-		if !l.Ours() || in != nil && l.Sequence < in.Sequence || !a.rec.offers(l) {
+		if !l.Ours() || in != nil && l.Sequence < in.Sequence || !a.rec.concerns(l) {
 			continue // of interest for its story only
 		}
 		if w := a.explain(l); w.Message != "" {
@@ -39,9 +39,9 @@ func (a *Agent) patchNotices() (n []status.Notice) {
 func (a *Agent) explain(l *loader.Livepatch) status.Notice {
 	about := "patch " + l.Version + " "
 	switch {
-	case l.Standing == loader.Suspect && a.rec.Failure == status.FailureCrash:
+	case l.Standing == loader.Suspect && a.rec.Failure == status.FailureCrash && a.rec.Version == l.Version:
 	case l.Standing == loader.Suspect:
-		return status.Notice{Message: about + "is suspect: the machine went down while it was on trial, and it is not applied again", Hint: a.suspected(l.Name).Hint()}
+		return status.Notice{Message: about + "is suspect: the machine went down while it was on trial, and it is not applied again", Hint: a.suspected(l.Name, l.Rollout == "" || l.Rollout == patch.Running).Hint()}
 	case l.State == loader.Disabling:
 		return status.Notice{Message: about + "is being taken out: it stays until every task has left it", Hint: "see which have not: canonical-livepatch status --verbose; a reboot ends it too"}
 	case l.Live() && l.Rollout == patch.Halted:
@@ -56,8 +56,9 @@ func (a *Agent) explain(l *loader.Livepatch) status.Notice {
 
 // A suspectError is why a patch is not tried again. It matches [patch.ErrSuspect].
 type suspectError struct {
-	module string
-	snap   bool // the loader is in a snap
+	module  string
+	offered bool // to this machine, as far as is known; else to forgive it would change nothing
+	snap    bool // the loader is in a snap
 }
 
 // Error says what happened.
@@ -68,17 +69,21 @@ func (*suspectError) Unwrap() error { return patch.ErrSuspect }
 
 // Hint says where to look, and how to have it tried again nevertheless.
 func (e *suspectError) Hint() string {
+	hint := "it waits for a newer one; see what happened with: journalctl -k -b -1"
+	if !e.offered {
+		return hint
+	}
 	loader := "/usr/lib/livepatch/livepatch-loader"
 	if e.snap {
 		loader = "snap run " + SnapName + ".loader"
 	}
-	return "it waits for a newer one; see what happened with: journalctl -k -b -1; to have this one tried again: sudo " +
-		loader + " -forgive " + e.module + " && sudo canonical-livepatch refresh"
+	return hint + "; to have this one tried again: sudo " + loader + " -forgive " + e.module + " && sudo canonical-livepatch refresh"
 }
 
-// suspected returns why a patch is not tried again.
-func (a *Agent) suspected(module string) *suspectError {
-	return &suspectError{module, a.snapd != nil}
+// suspected returns why a patch is not tried again, which may be offered to this machine
+// nevertheless.
+func (a *Agent) suspected(module string, offered bool) *suspectError {
+	return &suspectError{module, offered, a.snapd != nil}
 }
 
 // complaints returns what the kernel has said in this boot against a patch, which
@@ -99,6 +104,13 @@ func (a *Agent) complaints(l *loader.Livepatch) (all []loader.Complaint) {
 // remembers those of other kernels, too.
 func (r *record) offers(l *loader.Livepatch) bool {
 	return slices.Contains(r.Offered, l.Name)
+}
+
+// concerns tells whether a person wants to know of a patch. While the index of the
+// running kernel is not known, a suspect may be for it, and somebody looks for what
+// brought the machine down.
+func (r *record) concerns(l *loader.Livepatch) bool {
+	return r.offers(l) || r.Offered == nil && l.Standing == loader.Suspect
 }
 
 // suspect returns the newest patch for this kernel that the loader suspects, if

@@ -90,12 +90,14 @@ type world struct {
 	svc    *memService
 	log    *logBuffer
 	boots  int
+	root   []byte // that the program pins
 }
 
 // newWorld returns a world whose repository has module1 for everyone.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), kernel: kernelFiles(), repo: servicetest.NewRepo(), fake: loadertest.New(kernel), log: &logBuffer{}}
+	w.root = w.repo.Root()
 	w.repo.Add(module1, contentOf("1.1"), servicetest.Everyone())
 	w.repo.Publish()
 	w.svc = &memService{repo: w.repo, answer: service.CheckInAnswer{IntervalSeconds: 3600, Tier: "stable"}}
@@ -107,7 +109,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) reopen(connect func(config.Config) (Service, error)) {
 	w.t.Helper()
 	a, err := New(Options{
-		Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Data: w.dir, Root: w.repo.Root(), Kernel: w.kernel,
+		Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Data: w.dir, Root: w.root, Kernel: w.kernel,
 		Loader: w.fake, Connect: connect, Version: "v1.2.3",
 	})
 	if err != nil {

@@ -65,7 +65,7 @@ func numbers(version string) (n []uint64, ok bool) {
 
 // notYet says why a rollout does not let this machine in, given the error of admitted.
 func (c chooser) notYet(r patch.Rollout, err error) problem {
-	const wait = "nothing to do: it comes by itself"
+	wait := byItself(c.cfg, "it comes by itself")
 	stage, come := r.Stage(c.kernel, c.tier)
 	switch {
 	case errors.Is(err, patch.ErrHalted):
@@ -77,6 +77,15 @@ func (c chooser) notYet(r patch.Rollout, err error) problem {
 	default:
 		return problem{fmt.Sprintf("has not come to this machine yet, but to %s of tier %s", percent(stage.Share), c.tier), wait}
 	}
+}
+
+// byItself says that an operator has nothing to do, and why: that holds if the agent
+// checks in of its own accord.
+func byItself(cfg config.Config, why string) string {
+	if cfg.CheckIntervalSet && cfg.CheckInterval == 0 {
+		return "to ask again: sudo canonical-livepatch refresh; " + config.CheckInterval + " is 0, so the agent does not by itself"
+	}
+	return "nothing to do: " + why
 }
 
 // percent words a share in parts per million.

@@ -267,23 +267,29 @@ func TestSlowTransitionIsFollowedToItsEnd(t *testing.T) {
 		if p := w.patch(); p.Transition == nil || p.Transition.BlockerCount != 3 || p.Transition.Blockers[0].Task != "vhost-812" {
 			t.Errorf("transition = %+v", p.Transition)
 		}
-		if e := w.svc.events(); !slices.Equal(e, []string{"intent 1.1"}) {
-			t.Errorf("events = %q", e)
+		wantEvents := func(want ...string) {
+			t.Helper()
+			if e := w.svc.events(); !slices.Equal(e, want) {
+				t.Errorf("events = %q, want %q", e, want)
+			}
 		}
-		time.Sleep(30 * time.Minute)
+		time.Sleep(29 * time.Minute)
 		synctest.Wait()
+		wantEvents("intent 1.1")
 		looks := 0
 		w.fake.Do(func(f *loadertest.Fake) { looks = len(f.Calls) })
 		if looks < 8 || looks > 20 {
 			t.Errorf("asked the loader %d times in half an hour", looks)
 		}
+		time.Sleep(20 * time.Minute) // before a sign of life says that the machine is well with it
+		synctest.Wait()
+		wantEvents("intent 1.1", "failed 1.1 STALLED")
+		w.wantPatch(status.Applying, "1.1")
 		w.fake.Settle()
 		time.Sleep(6 * time.Minute)
 		synctest.Wait()
 		w.wantPatch(status.Applied, "1.1")
-		if e := w.svc.events(); !slices.Equal(e, []string{"intent 1.1", "applied 1.1"}) {
-			t.Errorf("events = %q", e)
-		}
+		wantEvents("intent 1.1", "failed 1.1 STALLED", "applied 1.1")
 	})
 }
 
@@ -294,7 +300,9 @@ func TestTransitionThatWasReversed(t *testing.T) {
 		w.enable()
 		defer w.run()()
 		synctest.Wait()
-		w.fake.Do(func(f *loadertest.Fake) { f.Livepatches = nil; f.Slow = false })
+		w.fake.Do(func(f *loadertest.Fake) {
+			f.Livepatches[0].State, f.Livepatches[0].Standing, f.Slow = loader.Absent, loader.Quarantined, false
+		})
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		if e := w.svc.events(); !slices.Equal(e, []string{"intent 1.1", "failed 1.1 TRANSITION_FAILED"}) {

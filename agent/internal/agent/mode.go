@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"livepatch/agent/internal/config"
+	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/status"
 	facts "livepatch/internal/kernel"
@@ -38,6 +39,15 @@ func (e *modeError) Hint() string { return e.hint }
 // which only the loader knows. The caller holds a.mu.
 func (a *Agent) mode() facts.Mode { return a.cmdline | a.live.fileMode }
 
+// modeRemembered tells whether something is switched off by a file of which the loader
+// has told before the agent was started, and not since. The caller holds a.mu.
+func (a *Agent) modeRemembered() bool { return !a.live.modeKnown && a.mode() != a.cmdline }
+
+// stopped tells whether nothing is to be done until the operator says so. If only the
+// file has said it, and that before the agent was started, the loader has to be asked
+// again: the file may be gone. The caller holds a.mu.
+func (a *Agent) stopped() bool { return a.mode() == facts.Stop && !a.modeRemembered() }
+
 // modeHint says how to get out of the mode. The caller holds a.mu.
 func (a *Agent) modeHint() string {
 	var ways []string
@@ -50,6 +60,9 @@ func (a *Agent) modeHint() string {
 			file = "/var/snap/" + SnapName + "/common/loader/" + facts.ModeFile
 		}
 		ways = append(ways, "sudo rm "+file+"; sudo canonical-livepatch refresh")
+	}
+	if a.modeRemembered() {
+		ways = append(ways, "livepatch-loader, which alone reads that file, has to answer: "+a.hint(loader.ErrAway))
 	}
 	return strings.Join(ways, "; and: ")
 }
@@ -92,13 +105,22 @@ func (a *Agent) learnMode(ctx context.Context) {
 	}
 }
 
-// setMode notes what the loader says of the file.
+// setMode notes what the loader says, which is of the command line and of the file, and
+// keeps it: a switch that is off stays so while the loader does not answer.
 func (a *Agent) setMode(ctx context.Context, m facts.Mode) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	was := a.mode()
 	first := !a.live.modeKnown
-	a.live.fileMode, a.live.modeKnown = m, true
+	// Whether the file says what the command line says too, cannot be told.
+	file := m&^a.cmdline | a.live.fileMode&a.cmdline
+	changed := file != a.live.fileMode
+	a.live.fileMode, a.live.modeKnown = file, true
+	if changed {
+		if err := a.saveRecord(); err != nil {
+			a.log.ErrorContext(ctx, "Cannot save state", "err", err)
+		}
+	}
 	if is := a.mode(); is != was || first && is != facts.Normal {
 		a.story(ctx, "Mode", "mode", is.String(), "hint", a.modeHint())
 	}
@@ -127,6 +149,9 @@ func (a *Agent) modeNotices() []status.Notice {
 	text := fmt.Sprintf("switched off by mode %q: %s", m, what)
 	if a.cmdlineErr != nil {
 		text += fmt.Sprintf(" (%v)", a.cmdlineErr)
+	}
+	if a.modeRemembered() {
+		text += "; livepatch-loader has said so before, and does not answer now"
 	}
 	return []status.Notice{{Message: text, Hint: a.modeHint()}}
 }

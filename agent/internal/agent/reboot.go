@@ -33,14 +33,14 @@ func (r *round) noteHarm() {
 		return
 	}
 	var known []string
-	blame := func(key string, e service.Event) {
+	blame := func(key, when string, e service.Event) {
 		known = append(known, key)
 		if slices.Contains(r.rec.Blamed, key) {
 			return
 		}
 		// The service takes an event once: this way it does so also from an agent
 		// that has lost its record.
-		sum := sha256.Sum256([]byte(r.machineID + "\n" + key))
+		sum := sha256.Sum256([]byte(r.machineID + "\n" + key + when))
 		e.ID = hex.EncodeToString(sum[:16])
 		r.rec.addEvent(e)
 	}
@@ -48,7 +48,7 @@ func (r *round) noteHarm() {
 		if l.Ours() && l.Standing == loader.Suspect {
 			e := r.event(eventCrashed, patch.IndexEntry{Name: l.Name, Version: l.Version})
 			e.Reason = service.ReasonOpenJournal
-			blame("suspect\n"+l.Digest.String()+"\n"+l.Inserted.String(), e)
+			blame("suspect\n"+l.Digest.String()+"\n"+l.Inserted.String(), "", e)
 		}
 	}
 	for _, c := range r.kernel.Complaints {
@@ -58,7 +58,13 @@ func (r *round) noteHarm() {
 		}
 		e := r.event(eventCrashed, patch.IndexEntry{Name: l.Name, Version: l.Version})
 		e.Reason, e.Signature, e.Message, e.BootID = service.ReasonOops, c.Signature, c.Message, cmp.Or(c.BootID, e.BootID)
-		blame("oops\n"+c.BootID+"\n"+c.Name+"\n"+c.Signature, e)
+		when := ""
+		if c.BootID == "" {
+			// A record that survived a crash does not tell of which boot. A patch that has
+			// crashed a machine is inserted once more before it can do so again.
+			when = "\n" + l.Inserted.String()
+		}
+		blame("oops\n"+c.BootID+"\n"+c.Name+"\n"+c.Signature, when, e)
 	}
 	r.rec.Blamed = known
 }

@@ -1,11 +1,22 @@
 package agent
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+	"testing/fstest"
+	"time"
 
+	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
 	"livepatch/agent/internal/loadertest"
+	"livepatch/agent/internal/servicetest"
+	"livepatch/agent/internal/status"
+	facts "livepatch/internal/kernel"
+	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )
 
@@ -78,6 +89,198 @@ func TestRebootIsReportedWhenTheServiceIsThere(t *testing.T) {
 	if e := w.svc.made(eventBooted); len(e) != 1 || e[0].Reason != service.ReasonUnclean {
 		t.Errorf("reported %+v", e)
 	}
+}
+
+// A machine that goes down twice for one reason says so twice, each time once, also if
+// its record is lost.
+func TestSamePanicAfterThePatchWasForgivenIsAnotherEvent(t *testing.T) {
+	w := enabled(t)
+	suspect := w.inKernel()
+	down := func(inserted time.Time) {
+		suspect.State, suspect.Standing, suspect.Inserted = loader.Absent, loader.Suspect, inserted
+		w.crash()
+		w.fake.Do(func(f *loadertest.Fake) {
+			f.Livepatches = []loader.Livepatch{suspect}
+			f.Complaints = []loader.Complaint{{Name: module1.Name, Signature: "panic/lkp/foo", Message: "Kernel panic"}}
+		})
+		w.mustCheck()
+		w.rec.Blamed = nil
+		w.mustCheck()
+	}
+	down(suspect.Inserted)
+	w.fake.Do(func(f *loadertest.Fake) { f.Complaints, f.Livepatches[0].Standing = nil, loader.Quarantined })
+	w.mustCheck()
+	down(suspect.Inserted.Add(time.Hour))
+	ids := map[string]int{}
+	for _, e := range w.svc.made(eventCrashed) {
+		if e.Reason == service.ReasonOops {
+			ids[e.ID]++
+		}
+	}
+	if len(ids) != 2 {
+		t.Errorf("events and how often they were sent: %v, want 2", ids)
+	}
+	for id, n := range ids {
+		if n != 2 {
+			t.Errorf("event %s was sent %d times, want 2", id, n)
+		}
+	}
+}
+
+// To forgive a patch that the service does not offer would change nothing.
+func TestSuspectThatIsNotOfferedIsNotHintedToBeForgiven(t *testing.T) {
+	tests := map[string]struct {
+		rollout patch.RolloutState
+		older   bool // is in force
+		forgive bool
+	}{
+		"running":                     {patch.Running, false, true},
+		"halted":                      {patch.Halted, false, false},
+		"revoked":                     {patch.Revoked, false, false},
+		"halted, with an older one":   {patch.Halted, true, false},
+		"revoked, with an older one":  {patch.Revoked, true, false},
+		"running, with an older one":  {patch.Running, true, true},
+		"unheard of, with no network": {"", false, true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := enabled(t)
+			inForce := w.inKernel()
+			suspect := loader.Livepatch{Name: module2.Name, Version: "2.1", Sequence: 2, State: loader.Absent, Standing: loader.Suspect, Rollout: tc.rollout}
+			suspect.Digest = sha256.Sum256(contentOf("2.1"))
+			w.crash()
+			w.fake.Do(func(f *loadertest.Fake) {
+				f.Livepatches = []loader.Livepatch{suspect}
+				if tc.older {
+					f.Livepatches = append(f.Livepatches, inForce)
+				}
+			})
+			rollout := servicetest.Everyone()
+			rollout.State = cmp.Or(tc.rollout, patch.Running)
+			w.repo.Add(module2, contentOf("2.1"), rollout)
+			if !tc.older {
+				w.repo.SetRollout("1.1", patch.Rollout{State: patch.Revoked})
+			}
+			w.repo.Publish()
+			if tc.rollout == "" {
+				w.svc.set(func(s *memService) { s.err = &fetch.Error{Kind: fetch.ErrTLSUnknown} })
+				w.rec.Offered = nil
+			}
+			_ = w.check(t.Context(), true)
+			hint := w.notice("patch 2.1 is suspect").Hint
+			if p := w.patch(); p.Version == "2.1" && p.PatchHint != "" {
+				hint = p.PatchHint
+			}
+			if !strings.Contains(hint, "journalctl -k -b -1") || strings.Contains(hint, "-forgive "+module2.Name) != tc.forgive {
+				t.Errorf("hint = %q", hint)
+			}
+		})
+	}
+}
+
+// Who looks after a machine that has crashed must not depend on the service, which the
+// crash may have taken away.
+func TestSuspectIsShownBeforeACheckHasSucceeded(t *testing.T) {
+	noCheck := map[string]func(*world){
+		"no-refresh by the file":         func(w *world) { w.fake.Do(func(f *loadertest.Fake) { f.Mode = facts.NoRefresh }) },
+		"stop by the file":               func(w *world) { w.fake.Do(func(f *loadertest.Fake) { f.Mode = facts.Stop }) },
+		"the certificate is not trusted": func(w *world) { w.svc.set(func(s *memService) { s.err = &fetch.Error{Kind: fetch.ErrTLSUnknown} }) },
+		"away, and the cache is gone":    func(w *world) { w.svc.down(); w.loseCache() },
+		"the record is gone as well":     func(w *world) { w.svc.down(); w.loseCache(); w.rec = record{} },
+		"another kernel runs":            func(w *world) { w.svc.down(); w.loseCache(); w.rec.Release = "another"; w.rec.BootID = "another" },
+	}
+	for name, change := range noCheck {
+		t.Run(name, func(t *testing.T) {
+			w := enabled(t)
+			suspect := w.inKernel()
+			suspect.State, suspect.Standing = loader.Absent, loader.Suspect
+			w.crash()
+			w.fake.Do(func(f *loadertest.Fake) { f.Livepatches = []loader.Livepatch{suspect} })
+			change(w)
+			if err := w.check(t.Context(), true); err == nil {
+				t.Fatal("the check has succeeded")
+			}
+			if n := w.notice("patch 1.1 is suspect"); n.Hint == "" {
+				s, _ := w.Status(false)
+				t.Errorf("notices = %+v", s.Notices)
+			}
+		})
+	}
+}
+
+// Once it is known which patches there are for the kernel, those for others are not
+// worth a word, after a restart neither.
+func TestSuspectOfAnotherKernelIsNotShown(t *testing.T) {
+	tests := map[string]func(*world){
+		"there are others for this one": func(*world) {},
+		"there are none for this one": func(w *world) {
+			w.repo.SetIndex(patch.Index{Arch: kernel.Arch, Release: kernel.Release, Until: "2999-01-01"})
+			w.repo.Publish()
+		},
+		"this one is of nobody": func(w *world) { w.kernel["etc/os-release"] = &fstest.MapFile{Data: []byte("ID=other\n")} },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := enabled(t)
+			suspect := w.inKernel()
+			suspect.Name, suspect.State, suspect.Standing = "lkp_Debian_6_1_0_52_amd64_1", loader.Absent, loader.Suspect
+			w.fake.Do(func(f *loadertest.Fake) { f.Livepatches = []loader.Livepatch{suspect} })
+			change(w)
+			w.mustCheck()
+			for range 2 {
+				if n := w.notice("is suspect"); n.Message != "" {
+					t.Errorf("status says %q", n.Message)
+				}
+				w.restart()
+				w.look(t.Context())
+			}
+		})
+	}
+}
+
+func TestWhatIsKnownOfAPatchIsShownBeforeACheckHasSucceeded(t *testing.T) {
+	w := enabled(t)
+	back := w.inKernel()
+	back.Rollout = patch.Halted
+	w.svc.down()
+	w.crash()
+	w.fake.Do(func(f *loadertest.Fake) { f.Livepatches = []loader.Livepatch{back} })
+	w.loseCache()
+	_ = w.now()
+	if n := w.notice("the rollout of patch 1.1 is halted"); n.Hint == "" {
+		s, _ := w.Status(false)
+		t.Errorf("notices = %+v", s.Notices)
+	}
+}
+
+func TestSuspectsBesidesTheOneThatIsTheFailureAreShown(t *testing.T) {
+	w := enabled(t)
+	w.repo.Add(module2, contentOf("2.1"), servicetest.Everyone())
+	w.repo.Publish()
+	one := w.inKernel()
+	one.State, one.Standing = loader.Absent, loader.Suspect
+	two := one
+	two.Name, two.Version, two.Sequence, two.Digest = module2.Name, "2.1", 2, sha256.Sum256(contentOf("2.1"))
+	w.crash()
+	w.fake.Do(func(f *loadertest.Fake) { f.Livepatches = []loader.Livepatch{one, two} })
+	w.mustCheck()
+	if p := w.patch(); p.Version != "2.1" || p.Failure != status.FailureCrash {
+		t.Errorf("patch = %+v", p)
+	}
+	if n := w.notice("patch 2.1 is suspect"); n.Message != "" {
+		t.Error("status says twice that 2.1 is suspect")
+	}
+	if n := w.notice("patch 1.1 is suspect"); n.Hint == "" {
+		t.Error("status does not say that 1.1 is suspect")
+	}
+}
+
+// loseCache removes the signed files that were fetched.
+func (w *world) loseCache() {
+	if err := os.RemoveAll(w.path(cacheDir)); err != nil {
+		w.t.Fatal(err)
+	}
+	w.restart()
 }
 
 func TestSuspectIsReportedOnce(t *testing.T) {

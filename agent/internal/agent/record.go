@@ -13,6 +13,7 @@ import (
 	"livepatch/agent/internal/machine"
 	"livepatch/agent/internal/status"
 	"livepatch/internal/durable"
+	facts "livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )
@@ -23,9 +24,22 @@ const (
 	checkFailed = status.CheckFailed
 )
 
-// maxEvents bounds the events that wait for the service to be reachable; the
-// oldest go first.
+// maxEvents bounds the events that wait for the service to be reachable.
 const maxEvents = 64
+
+// worth orders events by what is lost with them. A machine that is watched says each
+// hour that it is well; after some days without the service that must not have pushed
+// out that it is not.
+func worth(e service.Event) int {
+	switch e.Kind {
+	case eventHeartbeat:
+		return 0
+	case eventIntent, eventBooted:
+		return 1
+	default:
+		return 2
+	}
+}
 
 // A record is what the agent remembers across restarts. The zero record is that
 // of a machine that has never checked in.
@@ -39,6 +53,10 @@ type record struct {
 	Dropped      *problem      `json:"dropped,omitempty"`       // what came of a change that waited and was refused
 	LastAttempt  time.Time     `json:"last_attempt"`
 	LastCheck    time.Time     `json:"last_check"` // the last one that succeeded
+
+	// FileMode is what the file of the loader's folder switches off, as far as that is
+	// known; it is for the next start only, and otherwise live.fileMode counts.
+	FileMode facts.Mode `json:"file_mode,omitempty"`
 
 	// About the last check since start.
 	CheckState status.CheckState `json:"-"`
@@ -61,8 +79,8 @@ type record struct {
 	PatchHint  string           `json:"patch_hint,omitempty"`
 	Blocked    []status.Blocked `json:"blocked,omitempty"`
 	BlockedBy  []string         `json:"blocked_by,omitempty"`
-	Holds      []problem        `json:"holds,omitempty"`   // why newer patches are not brought in yet
-	Offered    []string         `json:"offered,omitempty"` // modules for this kernel in the index
+	Holds      []problem        `json:"holds,omitempty"`  // why newer patches are not brought in yet
+	Offered    []string         `json:"offered,omitzero"` // modules for this kernel in the index; nil: not known
 	Soak       *soak            `json:"soak,omitempty"`
 	Failed     *failed          `json:"failed,omitempty"`
 	SigningKey string           `json:"signing_key,omitempty"` // of the newest patch for this machine
@@ -109,14 +127,24 @@ func (r *record) clone() record {
 	if r.Watch != nil {
 		c.Watch = new(*r.Watch)
 	}
+	if r.Pending != nil {
+		c.Pending = new(*r.Pending)
+	}
 	return c
 }
 
-// addEvent queues an event.
+// addEvent queues an event. If there are too many, the oldest goes of those that are
+// worth least, which may be this one.
 func (r *record) addEvent(e service.Event) {
 	r.Events = append(r.Events, e)
-	if n := len(r.Events) - maxEvents; n > 0 {
-		r.Events = slices.Delete(r.Events, 0, n)
+	for len(r.Events) > maxEvents {
+		least := 0
+		for i, e := range r.Events {
+			if worth(e) < worth(r.Events[least]) {
+				least = i
+			}
+		}
+		r.Events = slices.Delete(r.Events, least, least+1)
 	}
 }
 
@@ -133,10 +161,14 @@ func (r *record) afterReboot(f machine.Facts) {
 	if r.BootID != f.BootID {
 		ended = r.BootID
 	}
+	var offered []string
+	if r.Release == f.Kernel.Release {
+		offered = r.Offered // or nothing would be said of a suspect until a check succeeds
+	}
 	*r = record{
 		Tier: r.Tier, Generation: r.Generation, Interval: r.Interval, TokenProblem: r.TokenProblem,
 		EnrolledWith: r.EnrolledWith, Dropped: r.Dropped, LastAttempt: r.LastAttempt, LastCheck: r.LastCheck, Events: r.Events,
-		BootID: f.BootID, Release: f.Kernel.Release, Ended: ended, Blamed: r.Blamed,
+		BootID: f.BootID, Release: f.Kernel.Release, Ended: ended, Blamed: r.Blamed, Offered: offered,
 		Upgraded: r.Release != "" && r.Release != f.Kernel.Release,
 	}
 }
@@ -165,11 +197,13 @@ func parseRecord(b []byte) (record, error) {
 		return record{}, err
 	}
 	r.Interval = max(r.Interval, 0)
+	r.FileMode &= facts.Stop
 	return r, nil
 }
 
 // saveRecord writes the record. The caller holds a.mu.
 func (a *Agent) saveRecord() error {
+	a.rec.FileMode = a.live.fileMode
 	b, err := json.Marshal(a.rec)
 	if err != nil {
 		return err

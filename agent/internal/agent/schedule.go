@@ -10,7 +10,6 @@ import (
 
 	"livepatch/agent/internal/fetch"
 	"livepatch/agent/internal/loader"
-	facts "livepatch/internal/kernel"
 	"livepatch/internal/patch"
 	"livepatch/internal/service"
 )
@@ -52,7 +51,7 @@ func (a *Agent) planCheck(r *round, err error) time.Duration {
 // that there is to be no next one.
 func (a *Agent) untilNext(r *round, err error) time.Duration {
 	interval := interval(r)
-	if interval == 0 || a.mode() == facts.Stop {
+	if interval == 0 || a.stopped() {
 		return 0
 	}
 	switch {
@@ -60,8 +59,11 @@ func (a *Agent) untilNext(r *round, err error) time.Duration {
 		return jitter(r.cfg.CheckInterval, 0.1) // to see whether the file has changed
 	case err == nil && !r.retrySoon && interval < routine:
 		return a.appointment(interval)
-	case err == nil && !r.retrySoon, isTokenProblem(err):
+	case err == nil && !r.retrySoon:
 		return jitter(interval, 0.1)
+	case isTokenProblem(err):
+		// Whatever it asked for before, it does not want to hear of this machine.
+		return jitter(max(interval, routine), 0.1)
 	default:
 		n := max(a.live.failures, a.live.retries, 1)
 		wait := min(max(jitter(backoff(n), 0.25), firstRetry), lastRetry)
@@ -131,34 +133,59 @@ const (
 )
 
 // planLook decides when to ask the loader again: soon while tasks are being
-// moved, at the end of the soak for a patch on trial, else never. The caller
-// holds a.mu.
+// moved, at the end of the soak for a patch on trial, ever later if the loader does not
+// end it then, else never. The caller holds a.mu.
 func (a *Agent) planLook(rec *record) {
 	a.live.nextLook = time.Time{}
 	l := cmp.Or(a.live.current(), a.live.leaving())
 	if l == nil {
 		return
 	}
+	moving := l.State == loader.Enabling || l.State == loader.Disabling
+	left, ends := a.live.trialLeft(l, rec.Soak)
+	over := ends && left <= 0
 	switch {
-	case l.State == loader.Enabling, l.State == loader.Disabling:
+	case moving:
 		wait := firstLook
 		for range min(a.live.looks, 10) {
 			wait *= 2
 		}
 		a.live.nextLook = time.Now().Add(min(wait, lastLook))
-	case l.Standing == loader.Trial && rec.Soak != nil && rec.Soak.Digest == l.Digest && rec.Soak.Running:
-		a.live.nextLook = later(l.Inserted.Add(rec.Soak.For), time.Now().Add(firstLook))
+	case over && a.live.looks > 0: // it was not ended
+		a.live.nextLook = time.Now().Add(backoff(a.live.looks))
+	case ends:
+		a.live.nextLook = time.Now().Add(max(left, firstLook))
 	}
-	if l.State != loader.Enabling && l.State != loader.Disabling {
+	if !moving && !over {
 		a.live.looks = 0
 	}
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// A begun is the patch that this process has last seen go in, and when; the zero begun
+// is none.
+type begun struct {
+	digest patch.Digest
+	at     time.Time // with a reading of the clock that nobody sets
+}
+
+// trialLeft returns how long the trial of a patch goes on; not positive if it was long
+// enough. It is false if the patch is not on trial, or the trial is not to end.
+func (l *live) trialLeft(p *loader.Livepatch, s *soak) (left time.Duration, ends bool) {
+	if p.State != loader.Enabled || p.Standing != loader.Trial || s == nil || s.Digest != p.Digest || !s.Running {
+		return 0, false
 	}
-	return b
+	return s.For - l.age(p), true
+}
+
+// age returns how long ago a patch went in. The date of that says less than it seems:
+// the clock may have been set since. A process that was there goes by its own time,
+// which stands still while the machine is suspended; after a restart only the loader's
+// date is left.
+func (l *live) age(p *loader.Livepatch) time.Duration {
+	if !l.begun.at.IsZero() && l.begun.digest == p.Digest {
+		return time.Since(l.begun.at)
+	}
+	return time.Since(p.Inserted)
 }
 
 // current returns the patch of ours that is in force or on the way there, or
@@ -225,6 +252,7 @@ func (a *Agent) look(ctx context.Context) {
 	r := &round{Agent: a, token: a.token, cfg: a.cfg, rec: a.rec.clone(), facts: a.live.facts, kernel: &status}
 	a.mu.Unlock()
 
+	defer r.close()
 	r.settle(ctx)
 	r.describe()
 	if r.changed {
@@ -245,26 +273,15 @@ func (a *Agent) look(ctx context.Context) {
 	a.planLook(&r.rec)
 }
 
-// settle follows up on the patch in force: a transition that has ended is an
-// event to report, a trial that was long enough ends.
+// settle follows up on the patch in force: a transition that has ended, or does not
+// end, is an event to report, a trial that was long enough ends.
 func (r *round) settle(ctx context.Context) {
 	l := current(r.kernel)
-	if e := r.rec.Pending; e != nil && (l == nil || l.State == loader.Enabled) {
-		r.rec.Pending = nil
-		e.At = time.Now().UTC()
-		if l == nil || l.Name != e.Name {
-			e.Kind, e.Reason, e.Message = eventFailed, "TRANSITION_FAILED", "the livepatch is not in the kernel"
-			r.rec.Watch = nil
-		} else if r.rec.Watch != nil {
-			r.rec.Watch.Seen = true
-		}
-		r.note(*e)
+	if r.rec.Pending != nil && (l == nil || l.State == loader.Enabled) {
+		r.conclude(l)
 	}
-	if l == nil || l.State != loader.Enabled || l.Standing != loader.Trial {
-		return
-	}
-	soak := r.rec.Soak
-	if soak == nil || soak.Digest != l.Digest || !soak.Running || time.Since(l.Inserted) < soak.For {
+	r.noteStall(l)
+	if l == nil || !r.provenItself(l) {
 		return
 	}
 	accepted, err := r.loader.Accept(ctx, l.Name)
@@ -274,6 +291,38 @@ func (r *round) settle(ctx context.Context) {
 	}
 	r.story(ctx, "Accepted livepatch", "patch", l.Name)
 	*l = accepted
+}
+
+// conclude reports what has become of the patch that the loader was asked for, now that
+// l is in force, or nothing of ours.
+func (r *round) conclude(l *loader.Livepatch) {
+	e := *r.rec.Pending
+	r.rec.Pending = nil
+	known := r.find(e.Name)
+	switch {
+	case l != nil && l.Name == e.Name:
+		if r.rec.Watch != nil {
+			r.rec.Watch.Seen = true
+		}
+	case known == nil || known.Inserted.Before(e.At):
+		// The agent was stopped before the loader had heard of it: nothing was begun,
+		// and nothing has failed.
+		r.rec.Watch = nil
+		return
+	default:
+		e.Kind, e.Reason, e.Message = eventFailed, "TRANSITION_FAILED", "the livepatch is not in the kernel"
+		r.rec.Watch = nil
+	}
+	e.At = time.Now().UTC()
+	r.note(e)
+}
+
+// provenItself tells whether the trial of a patch was long enough.
+func (r *round) provenItself(l *loader.Livepatch) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left, ends := r.live.trialLeft(l, r.rec.Soak)
+	return ends && left <= 0
 }
 
 // Kinds of events, as package service names them.

@@ -60,7 +60,7 @@ func (a *Agent) Recheck() {
 // lookAgain makes everything due that may have failed for want of a plug. The
 // caller holds a.mu.
 func (a *Agent) lookAgain(l *live) {
-	l.insist, l.nextCheck = true, time.Now()
+	l.again, l.nextCheck = true, time.Now()
 	if !l.nextEnrol.IsZero() {
 		l.nextEnrol = time.Now()
 	}

@@ -206,6 +206,35 @@ func TestPlugsThatAreConnectedLate(t *testing.T) {
 	}
 }
 
+// Somebody connects a plug, or snapd does: nobody has asked for a patch in working hours.
+func TestPlugThatIsConnectedDoesNotOpenTheWindow(t *testing.T) {
+	for name, again := range map[string]func(*world, *memSnapd){
+		"the hook has run":       func(w *world, _ *memSnapd) { w.Recheck() },
+		"snapd was asked itself": func(_ *world, s *memSnapd) { s.set(func(s *memSnapd) { s.missing = nil }); time.Sleep(askSoon) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, s := newSnapWorld(t)
+				s.missing = []string{"kernel-livepatch"}
+				w.enable()
+				w.set(config.Maintenance, closedNow())
+				defer w.run()()
+				synctest.Wait()
+				before := w.svc.count()
+				again(w, s)
+				synctest.Wait()
+				if w.svc.count() == before {
+					t.Error("no check was made")
+				}
+				w.wantPatch(status.Unapplied, "1.1")
+				if made := w.fake.Made(); len(made) > 0 {
+					t.Errorf("the loader was asked for %q", made)
+				}
+			})
+		})
+	}
+}
+
 // The hook for a disconnection runs before it: the answer changes a while later.
 func TestPlugThatIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -97,7 +97,7 @@ func (a *Agent) kernelStatus() status.Kernel {
 func (a *Agent) addStanding(p *status.Livepatch, l *loader.Livepatch) {
 	p.Module, p.Standing = l.Name, status.Standing(l.Standing)
 	if soak := a.rec.Soak; l.Standing == loader.Trial && soak != nil && soak.Digest == l.Digest {
-		p.SoakLeft = max(time.Until(l.Inserted.Add(soak.For)), 0)
+		p.SoakLeft = max(soak.For-a.live.age(l), 0)
 	}
 	t := &status.Transition{Direction: status.Enabling, Since: l.Inserted, BlockerCount: l.BlockerCount}
 	switch l.State {
@@ -162,6 +162,7 @@ func (a *Agent) notices() []status.Notice {
 	for _, h := range a.rec.Holds {
 		n = append(n, status.Notice{Message: h.Message, Hint: h.Hint})
 	}
+	n = append(n, a.listedNotices()...)
 	n = append(n, a.patchNotices()...)
 	n = append(n, a.signingNotices()...)
 	if len(a.rec.Unpatched) > 0 {

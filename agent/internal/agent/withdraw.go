@@ -32,11 +32,12 @@ func (r *round) heed(ctx context.Context, view *trust.View, c chooser) error {
 	if r.rec.Heeded == is && !r.revoked(c) {
 		return nil
 	}
-	roots, err := r.keeper.Roots(r.kernel.RootVersion)
+	roots, err := r.keeper.Roots(ctx, r.svc, r.kernel.RootVersion)
 	if err != nil {
 		return err
 	}
 	withdrawn, err := r.loader.Update(ctx, forLoader(files, roots))
+	r.doubtRoots(ctx, err)
 	r.askLoader(ctx)
 	if slices.Contains(withdrawn, was.Name) {
 		r.story(ctx, "Revoked livepatch has left the kernel", "patch", was.Name)
@@ -76,6 +77,17 @@ func (r *round) revoked(c chooser) bool {
 	}
 	rollout, err := c.rollout(l.Version)
 	return err == nil && errors.Is(rollout.For(c.kernel), patch.ErrRevoked)
+}
+
+// doubtRoots has the roots before the pinned one fetched anew, if the loader has found
+// fault with what it was sent: it alone can tell whether the first of them is genuine.
+func (r *round) doubtRoots(ctx context.Context, err error) {
+	if !errors.Is(err, patch.ErrUntrusted) && !errors.Is(err, patch.ErrMalformed) {
+		return
+	}
+	if err := r.keeper.ForgetEarlier(); err != nil {
+		r.log.WarnContext(ctx, "Cannot forget roots that the loader refuses", "err", err)
+	}
 }
 
 // forLoader returns the signed files as the loader takes them.

@@ -69,6 +69,11 @@ func (a Activation) RemoveOurs(ctx context.Context) (names []string, err error) 
 		}
 		names = append(names, l.Name)
 	}
+	if l := status.Returning(); l != nil && len(names) == 0 { // else none returns any more
+		if _, err := client.Remove(ctx, l.Name); err != nil {
+			return nil, fmt.Errorf("cannot keep livepatch %s from returning at boot: %w", l.Name, err)
+		}
+	}
 	return names, nil
 }
 

@@ -8,6 +8,7 @@ import (
 // A Loader takes livepatches out of the kernel when the snap is removed.
 type Loader interface {
 	// RemoveOurs removes those that this snap has inserted and returns their names.
+	// None returns at boot then, nor does one that was not in the kernel.
 	RemoveOurs(ctx context.Context) ([]string, error)
 }
 

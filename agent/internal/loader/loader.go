@@ -137,6 +137,23 @@ func (l Livepatch) Ours() bool { return l.Standing != "" }
 // Live tells whether the patch is in force, or on the way there.
 func (l Livepatch) Live() bool { return l.State == Enabled || l.State == Enabling }
 
+// Returns tells whether the patch is not in force, and may be the one that the loader
+// brings back at boot.
+func (l Livepatch) Returns() bool {
+	return l.Standing == Accepted && !l.Live() && l.Rollout != patch.Revoked
+}
+
+// Returning returns the newest patch that returns at boot, of whatever kernel, or nil.
+func (s Status) Returning() *Livepatch {
+	var newest *Livepatch
+	for i := range s.Livepatches {
+		if l := &s.Livepatches[i]; l.Returns() && (newest == nil || l.Sequence > newest.Sequence) {
+			newest = l
+		}
+	}
+	return newest
+}
+
 // A Blocker is a task that has not switched.
 type Blocker struct {
 	TID   int

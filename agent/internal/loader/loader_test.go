@@ -86,7 +86,7 @@ func request(t *testing.T, n int) (loader.Request, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return loader.Request{Target: "debian/x.ko", Metadata: loader.Metadata{Roots: [][]byte{[]byte("2"), []byte("3")}, Timestamp: []byte("timestamp"),
+	return loader.Request{Target: "debian/x.ko", Metadata: loader.Metadata{Roots: [][]byte{[]byte(`{"signed":{"version":2}}`), []byte(`{"signed":{"version":3}}`)}, Timestamp: []byte("timestamp"),
 		Snapshot: []byte("snapshot"), Targets: []byte("targets"), Rollout: []byte("rollout")}, Vendor: []byte("vendor"), Bin: bin, Module: bytes.NewReader(module), Wait: time.Minute}, module
 }
 

@@ -39,9 +39,10 @@ type Fake struct {
 	Complaints  []loader.Complaint
 	Mode        kernel.Mode
 
-	Err      error // of every call
-	ApplyErr error // of Apply, after it has received everything
-	Slow     bool  // transitions do not end by themselves
+	Err       error // of every call
+	ApplyErr  error // of Apply, after it has received everything
+	RemoveErr error // of Remove
+	Slow      bool  // transitions do not end by themselves
 
 	Calls   []string // "apply lkp_…", "accept lkp_…", "status"
 	Applied []Applied
@@ -142,7 +143,9 @@ func (f *Fake) insert(r loader.Request, content []byte) (loader.Result, error) {
 	case d != t.Hashes["sha256"]:
 		return loader.Result{}, patch.ErrTampered
 	}
-	f.RootVersion += int64(len(r.Roots))
+	if err := f.takeRoots(r.Roots); err != nil {
+		return loader.Result{}, err
+	}
 	var result loader.Result
 	f.Livepatches = slices.DeleteFunc(f.Livepatches, func(l loader.Livepatch) bool {
 		if l.Ours() && l.Live() && l.Name != t.Custom.Name {
@@ -160,6 +163,26 @@ func (f *Fake) insert(r loader.Request, content []byte) (loader.Result, error) {
 	f.Livepatches = append(f.Livepatches, l)
 	result.Livepatch = l
 	return result, nil
+}
+
+// takeRoots goes to the last of the roots, if each is the next version after the one
+// before. It trusts them.
+func (f *Fake) takeRoots(roots [][]byte) error {
+	for _, b := range roots {
+		var root struct {
+			Signed struct {
+				Version int64 `json:"version"`
+			} `json:"signed"`
+		}
+		if err := json.Unmarshal(b, &root); err != nil {
+			return patch.ErrMalformed
+		}
+		if is, want := root.Signed.Version, f.RootVersion+1; is != want {
+			return fmt.Errorf("%w: root is version %d, want %d", patch.ErrMalformed, is, want)
+		}
+		f.RootVersion++
+	}
+	return nil
 }
 
 // Update is [loader.Client.Update]. It trusts the metadata, and has nothing to go
@@ -181,7 +204,9 @@ func (f *Fake) Update(_ context.Context, m loader.Metadata) (withdrawn []string,
 	if f.Err != nil {
 		return nil, f.Err
 	}
-	f.RootVersion += int64(len(m.Roots))
+	if err := f.takeRoots(m.Roots); err != nil {
+		return nil, err
+	}
 	for i := range f.Livepatches {
 		l := &f.Livepatches[i]
 		for path, t := range rollouts.Signed.Targets {
@@ -211,21 +236,25 @@ func (f *Fake) Accept(_ context.Context, name string) (loader.Livepatch, error) 
 	return loader.Livepatch{}, patch.ErrNotFound
 }
 
-// Remove is [loader.Client.Remove].
+// Remove is [loader.Client.Remove]. None of those that were accepted returns then.
 func (f *Fake) Remove(_ context.Context, name string) (loader.Livepatch, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.Calls = append(f.Calls, "remove "+name)
-	if f.Err != nil {
-		return loader.Livepatch{}, f.Err
+	if err := errors.Join(f.Err, f.RemoveErr); err != nil {
+		return loader.Livepatch{}, err
 	}
-	for i, l := range f.Livepatches {
-		if l.Name == name {
-			f.Livepatches[i].State, f.Livepatches[i].Standing = loader.Absent, loader.Quarantined
-			return f.Livepatches[i], nil
+	i := slices.IndexFunc(f.Livepatches, func(l loader.Livepatch) bool { return l.Name == name && l.Ours() })
+	if i < 0 {
+		return loader.Livepatch{}, patch.ErrNotOurs
+	}
+	f.Livepatches[i].State, f.Livepatches[i].Standing = loader.Absent, loader.Quarantined
+	for i := range f.Livepatches {
+		if f.Livepatches[i].Standing == loader.Accepted {
+			f.Livepatches[i].Standing = loader.Quarantined
 		}
 	}
-	return loader.Livepatch{}, patch.ErrNotFound
+	return f.Livepatches[i], nil
 }
 
 // Serve answers on a unix socket until the returned function is called.

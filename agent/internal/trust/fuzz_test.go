@@ -75,6 +75,38 @@ func FuzzServed(f *testing.F) {
 	})
 }
 
+// FuzzEarlierRoot has the service serve any bytes for a root before the pinned one.
+// Nobody is handed what does not lead to the pinned one, and it does no lasting harm.
+func FuzzEarlierRoot(f *testing.F) {
+	repo := servicetest.NewRepo()
+	repo.RotateRoot("root")
+	repo.RotateRoot("root")
+	honest, pinned := repo.State(), repo.Metadata("3.root.json")
+	f.Add(repo.Metadata("2.root.json"))
+	for _, s := range broken {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, err := Open(t.TempDir(), pinned)
+		if err != nil {
+			t.Fatal(err)
+		}
+		repo.SetMetadata("2.root.json", b)
+		if roots, err := k.Roots(t.Context(), &source{repo: repo}, 1); err == nil {
+			if err := leads(2, roots); err != nil {
+				t.Errorf("got %d roots: %v", len(roots), err)
+			}
+		}
+		repo.Restore(honest)
+		if err := k.ForgetEarlier(); err != nil {
+			t.Fatal(err)
+		}
+		if roots, err := k.Roots(t.Context(), &source{repo: repo}, 1); err != nil || len(roots) != 2 {
+			t.Errorf("afterwards %d roots, %v", len(roots), err)
+		}
+	})
+}
+
 // FuzzCachedFiles puts any bytes in place of a file that the agent keeps: it
 // heals, however a disk or a power cut has damaged it.
 func FuzzCachedFiles(f *testing.F) {

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,13 +24,19 @@ type root struct {
 }
 
 // Roots returns the roots with versions above the given one, in order: what
-// somebody who trusts that version needs to trust the newest.
-func (k *Keeper) Roots(above int64) ([][]byte, error) {
+// somebody who trusts that version needs to trust the newest. Of those before the
+// pinned root, the ones that are not in the cache come from src, which may be nil.
+func (k *Keeper) Roots(ctx context.Context, src Source, above int64) ([][]byte, error) {
 	chain, err := k.chain()
 	if err != nil {
 		return nil, err
 	}
 	var roots [][]byte
+	if pinned := chain[0].version; above+1 < pinned {
+		if roots, err = k.earlier(ctx, src, max(above, 0)+1, pinned); err != nil {
+			return nil, err
+		}
+	}
 	for _, r := range chain {
 		if r.version > above {
 			roots = append(roots, r.data)

@@ -197,14 +197,14 @@ func TestRootsAfterRotation(t *testing.T) {
 	f.src.repo.RotateRoot("root")
 	f.must(t)
 	f.reopen(t)
-	roots, err := f.Roots(1)
+	roots, err := f.Roots(t.Context(), nil, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(roots) != 2 || !bytes.Equal(roots[0], f.src.repo.Metadata("2.root.json")) || !bytes.Equal(roots[1], f.src.repo.Metadata("3.root.json")) {
 		t.Errorf("%d roots", len(roots))
 	}
-	if roots, err := f.Roots(3); err != nil || len(roots) != 0 {
+	if roots, err := f.Roots(t.Context(), nil, 3); err != nil || len(roots) != 0 {
 		t.Errorf("above the newest: %d, %v", len(roots), err)
 	}
 	// The way back to a revoked key is closed: whoever withholds the new roots
