@@ -176,8 +176,9 @@ type sign struct {
 // commitSize is how many reports the server keeps in one row, if as many come at a time.
 const commitSize = 512
 
-// queue leaves reports for the rule, as a server does that is killed after it has
-// acknowledged them: each of the first n machines is about to begin with the patch.
+// queue writes reports for the rule into the database, as they stand there when a server is
+// killed that has acknowledged them: each of the first n machines is about to begin with the
+// patch. No server was asked: that none is lost is for the tests to show.
 func (f *fleet) queue(ctx context.Context, n int) error {
 	err := f.fill(ctx, func(tx *sql.Tx) error {
 		insert, err := tx.PrepareContext(ctx, `INSERT INTO reports (body) VALUES (?)`)

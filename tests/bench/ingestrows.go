@@ -64,7 +64,7 @@ func figures() []figure {
 		figure{what: "decisions a second, of what waited for the server", unit: "/s", growth: rateGrowth, floor: true,
 			of: func(i ingested) float64 { return float64(i.queued) / i.caughtUp.Seconds() },
 			note: func(i ingested) string {
-				return fmt.Sprintf("%d intents that were acknowledged before a kill; %d let in; with the start of the server", i.queued, i.watched)
+				return fmt.Sprintf("%d intents that stood in the database; %d let in; with the start of the server", i.queued, i.watched)
 			}},
 		figure{what: "server start", unit: "s", of: func(i ingested) float64 { return i.tookUp.Seconds() },
 			note: func(i ingested) string { return fmt.Sprintf("%d machines under watch", i.watched) }},

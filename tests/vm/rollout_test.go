@@ -161,13 +161,12 @@ func (s system) complainSoon() { s.run("echo 5 > /proc/sys/kernel/hung_task_time
 // boot, and the loader complains of a module by it: an earlier boot has no name.
 func (s system) wantLeft(module, signature string) {
 	s.t.Helper()
-	s.t.Logf("records:\n%s", s.run("cd /sys/fs/pstore && ls -l && cat dmesg-*"))
 	got, err := lab.AgentOf(s.Machine).Status(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	if c := got.GetComplaints(); len(c) != 1 || c[0].GetName() != module || c[0].GetSignature() != signature || c[0].GetBootId() != "" {
-		s.t.Errorf("complaints = %v, want one of %s by the store", c, signature)
+		s.t.Errorf("complaints = %v, want one of %s by what is in the store:\n%s", c, signature, s.run("ls -l /sys/fs/pstore"))
 	}
 }
 
@@ -176,23 +175,43 @@ func (s system) wantLeft(module, signature string) {
 // evidence.
 func (f fleet) wantNamed(signature string) {
 	f.t.Helper()
-	var shown struct {
-		Verdicts []struct {
-			Verdict  struct{ Action string }
-			Evidence struct {
-				Signature string
-				Hits      int
-			}
-		}
+	verdicts := f.show("1").Verdicts
+	if len(verdicts) != 1 {
+		f.t.Fatalf("verdicts = %+v, want one", verdicts)
 	}
-	out := f.admin("rollout", "show", "--json", "debian", "1")
-	if err := json.Unmarshal([]byte(out), &shown); err != nil || len(shown.Verdicts) != 1 {
-		f.t.Fatalf("cannot read the rollout: %v\n%s", err, out)
-	}
-	v := shown.Verdicts[0]
+	v := verdicts[0]
 	if v.Verdict.Action != "halt" || v.Evidence.Signature != signature || v.Evidence.Hits != 1 {
 		f.t.Errorf("verdict = %+v, want that it is halted and one machine had %s", v, signature)
 	}
+}
+
+// A shown is what people are shown of a rollout.
+type shown struct {
+	State    string
+	Stages   []stage
+	Verdicts []struct {
+		Verdict  struct{ Action string }
+		Evidence struct {
+			Signature string
+			Hits      int
+		}
+	}
+}
+
+// A stage is how far a tier has come.
+type stage struct {
+	Halted                 string
+	Exposed, Pending, Soft int
+}
+
+// show returns what people are shown of a version.
+func (o outside) show(version string) (s shown) {
+	o.t.Helper()
+	out := o.admin("rollout", "show", "--json", "debian", version)
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		o.t.Fatalf("cannot read the rollout: %v\n%s", err, out)
+	}
+	return s
 }
 
 // TestPatchThatPanics takes the machine down half a minute after it came. It does so
@@ -235,6 +254,12 @@ func TestPatchThatPanics(t *testing.T) {
 			s.wantUnpatched()
 		}
 		f.first.wantStatus("machine went down while this patch was on trial")
+	})
+	t.Run("is told once, although the store keeps it", func(t *testing.T) {
+		f.first.wantLeft(f.bad.Name, panicked)
+		if events := f.admin("machine", "events", f.first.machineID()); strings.Count(events, panicked) != 1 {
+			t.Errorf("events name it more than once:\n%s", events)
+		}
 	})
 	console, err := f.first.Console()
 	if err != nil {

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -248,6 +249,7 @@ func TestSystem(t *testing.T) {
 		s.wantApplied("3", "three")
 		s.wantLoaded(third.Name)
 	})
+	t.Run("tells of a transition that does not end, which halts nothing", func(t *testing.T) { testStall(t, s) })
 	t.Run("can be disabled", func(t *testing.T) {
 		s.run("canonical-livepatch disable --remove")
 		if out := s.run("canonical-livepatch status 2>&1 || true"); !strings.Contains(out, "Machine is not enabled") {
@@ -256,6 +258,41 @@ func TestSystem(t *testing.T) {
 		s.wantAnswer(own)
 		s.wantLoaded()
 	})
+}
+
+// testStall publishes a patch that waits for a kernel thread, kills the agent while it
+// waits too, and lets the thread go once the service knows of it.
+func testStall(t *testing.T, s system) {
+	stuck := build(t, lab.Patch{Source: "stuck", Version: "5", Answer: "stuck"})
+	s.publish(stuck, "5")
+	s.run("echo always > /sys/kernel/mm/transparent_hugepage/enabled")
+	s.run("canonical-livepatch refresh >/dev/null 2>&1 &")
+	eventually(t, time.Minute, "the transition begins", func() bool {
+		return s.run("cat /sys/kernel/livepatch/"+stuck.Name+"/transition || true") == "1"
+	})
+	s.run("kill -9 $(pidof canonical-livepatchd)")
+	s.waitAgent()
+
+	s.run("date -s @$(($(date +%s) + 31 * 60))") // it tells after half an hour
+	s.run("canonical-livepatch refresh || true")
+	s.wantEvent("failed +" + stuck.Name + " +5 +STALLED ")
+	var seen shown
+	eventually(t, 2*time.Minute, "it is counted as a soft failure", func() bool {
+		seen = s.show("5")
+		return slices.ContainsFunc(seen.Stages, func(g stage) bool { return g.Exposed == 1 && g.Pending == 0 && g.Soft == 1 })
+	})
+	if seen.State != "running" || slices.ContainsFunc(seen.Stages, func(g stage) bool { return g.Halted != "" }) {
+		t.Errorf("rollout = %+v, want it to run", seen)
+	}
+
+	s.run("echo never > /sys/kernel/mm/transparent_hugepage/enabled")
+	eventually(t, 2*time.Minute, "the transition ends", func() bool {
+		s.run("canonical-livepatch refresh || true")
+		state, version := s.state()
+		return state == "applied" && version == "5"
+	})
+	s.wantAnswer("stuck")
+	s.wantEvent("applied +" + stuck.Name + " +5 ")
 }
 
 // tamper changes one bit of a module in the service's store.

@@ -28,6 +28,7 @@ var (
 	errReason  = errors.New("not a reason that can be kept")
 
 	errSamePerson  = errors.New("it takes two people, and you have proposed it already")
+	errNoLogin     = errors.New("it takes two people, and no login says that you are another one")
 	errUnitHalted  = errors.New("it is not halted as a whole, the rule has halted units of it")
 	errNoUnit      = errors.New("the rule knows no such unit")
 	errFirstTier   = errors.New("every patch begins in the first tier")
@@ -73,6 +74,7 @@ var hints = []struct {
 	{errBadID, "see the IDs with: livepatch-admin token list, or publisher-token list"},
 	{errReason, "write one line of at most 256 bytes"},
 	{errSamePerson, "another administrator has to run the same command; the login counts, not what sudo made of it"},
+	{errNoLogin, "log in as yourself, and run the same command from there, with sudo if need be"},
 	{errUnitHalted, "see which with: livepatch-admin rollout show VENDOR VERSION; then name one behind the version"},
 	{errNoUnit, "see the units with: livepatch-admin rollout show VENDOR VERSION"},
 	{errFirstTier, "name the tier that it is to go on to: " + tiers()},

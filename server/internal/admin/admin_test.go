@@ -33,8 +33,13 @@ func TestMain(m *testing.M) {
 
 // who is alice, unless a transcript says otherwise.
 func who() store.Person {
-	if os.Getenv("WHO") == "bob" {
+	switch os.Getenv("WHO") {
+	case "bob":
 		return store.Person{Account: "root (uid 0), logged in as bob (uid 1001)", ID: "uid 1001"}
+	case "cron":
+		return store.Person{Account: "root (uid 0)", ID: "uid 0, no login"}
+	case "service":
+		return store.Person{Account: "livepatch (uid 990)", ID: "uid 990, no login"}
 	}
 	return store.Person{Account: "alice (uid 1000)", ID: "uid 1000"}
 }

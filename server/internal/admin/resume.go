@@ -13,7 +13,6 @@ import (
 	"livepatch/internal/patch"
 	"livepatch/server/internal/catalog"
 	"livepatch/server/internal/notify"
-	"livepatch/server/internal/rollout"
 	"livepatch/server/internal/store"
 	"livepatch/server/internal/store/sqlite"
 )
@@ -29,7 +28,8 @@ func (a *admin) resumeCommand() *cobra.Command {
 		Long: `Let a halted patch go on: all of it, if people halted it, or a unit (a kernel)
 that the rule halted. It takes two people: the first one proposes it, and the
 second one runs the same command within 24 hours. Who logged in counts, not what
-sudo or su made of them.`,
+sudo or su made of them. Where no login led to the command (cron, the shell of a
+container) the user counts, and does not second who has logged in, nor the reverse.`,
 		Args: cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := store.Request{
@@ -96,12 +96,16 @@ func proposeOrSecond(ctx context.Context, tx store.Tx, r store.Request) (resumpt
 	proposals = slices.DeleteFunc(proposals, func(p store.Request) bool {
 		return p.At.Before(since) || r.At.Sub(p.At) >= proposalLife
 	})
-	other := slices.IndexFunc(proposals, func(p store.Request) bool { return p.By.ID != r.By.ID })
-	switch {
-	case other >= 0:
+	if other := slices.IndexFunc(proposals, func(p store.Request) bool { return others(p.By, r.By) }); other >= 0 {
 		return second(ctx, tx, r, proposals[other])
-	case len(proposals) > 0:
-		return resumption{}, fmt.Errorf("%w: %s did so at %s", errSamePerson, proposals[0].By.Account, when(proposals[0].At, "-"))
+	}
+	for _, p := range proposals {
+		switch {
+		case p.By.ID == r.By.ID:
+			return resumption{}, fmt.Errorf("%w: %s did so at %s", errSamePerson, p.By.Account, when(p.At, "-"))
+		case !loggedIn(r.By):
+			return resumption{}, fmt.Errorf("%w: %s proposed it at %s", errNoLogin, p.By.Account, when(p.At, "-"))
+		}
 	}
 	if _, err := tx.AddRequest(ctx, r); err != nil {
 		return resumption{}, err
@@ -130,24 +134,14 @@ func haltedSince(ctx context.Context, tx store.Tx, r store.Request) (time.Time, 
 		case s.Halted != "" && r.Unit == "":
 			return time.Time{}, errUnitHalted
 		case s.Halted != "" && s.Unit == r.Unit:
-			return lastHalt(ctx, tx, r)
+			// A halted unit gets no further verdict: its last one halted it.
+			return s.VerdictAt.Truncate(time.Second), nil
 		}
 	}
 	if r.Unit != "" && !hasUnit(stages, r.Unit) {
 		return time.Time{}, fmt.Errorf("%w: %q", errNoUnit, r.Unit)
 	}
 	return time.Time{}, catalog.ErrUnchanged
-}
-
-// lastHalt returns when the rule halted a unit last.
-func lastHalt(ctx context.Context, tx store.Tx, r store.Request) (last time.Time, err error) {
-	verdicts, err := tx.AllVerdicts(ctx)
-	for _, v := range verdicts {
-		if v.Vendor == r.Vendor && v.Version == r.Version && v.Unit == r.Unit && v.Verdict.Action == rollout.Halt {
-			last = time.Unix(v.At, 0)
-		}
-	}
-	return last, err
 }
 
 // stagesOf returns how far the rule has come; nowhere, if it has not looked yet.

@@ -30,7 +30,7 @@ func (a *admin) revokeRolloutCommand() *cobra.Command {
 		Long: `Take a patch back from the machines, for ever. No further machine gets it. First
 1 % of the machines give it up, 10 % after ten minutes, and all of them ten
 minutes later. It waits for a person if two machines go down after they gave the
-patch up; look at them, then use --continue or --at-once.`,
+patch up, and more than one in 200; look at them, then use --continue or --at-once.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.haveMore = cmd.Flags().Changed("first-share") || cmd.Flags().Changed("pause")

@@ -176,17 +176,17 @@ func (p *picture) printWithdrawal(w io.Writer) {
 		fmt.Fprintf(w, "waits for a person: %s; look at them, then run: livepatch-admin rollout revoke --continue %s %s\n",
 			d.Held, p.Vendor, p.Version)
 	default:
-		next := withdraw.Next(d, 0, d.Since.Add(d.Pause))
+		next := withdraw.Next(d, 0, 0, d.Since.Add(d.Pause))
 		fmt.Fprintf(w, "goes on to %s at %s\n", explain.Share(next.Share), when(d.Since.Add(d.Pause), "-"))
 	}
 }
 
 func stageRows(stages []store.Stage) [][]string {
-	rows := [][]string{{"UNIT", "TIER", "STATE", "SHARE", "MACHINES", "EXPOSED", "PENDING", "FAILED", "CONTROLS FAILED", "LAST VERDICT"}}
+	rows := [][]string{{"UNIT", "TIER", "STATE", "SHARE", "MACHINES", "EXPOSED", "PENDING", "SOFT", "FAILED", "CONTROLS FAILED", "LAST VERDICT"}}
 	for _, s := range stages {
 		rows = append(rows, []string{
 			s.Unit, s.Tier, stateOfStage(s), explain.Share(s.Share), strconv.FormatInt(s.Machines, 10),
-			strconv.FormatInt(s.Exposed, 10), strconv.FormatInt(s.Pending, 10),
+			strconv.FormatInt(s.Exposed, 10), strconv.FormatInt(s.Pending, 10), strconv.FormatInt(s.Soft, 10),
 			explain.Tally(s.Treated), explain.Tally(s.Control), lastWord(s),
 		})
 	}

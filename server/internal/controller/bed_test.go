@@ -210,3 +210,39 @@ func (b *bed) verdicts() []rollout.Decision {
 	}
 	return decisions
 }
+
+// exposed returns how many machines count as having begun.
+func (b *bed) exposed() (n int64) {
+	for _, s := range b.Stages() {
+		n += s.Exposed
+	}
+	return n
+}
+
+// lost returns how many machines that have begun count as lost.
+func (b *bed) lost() (n float64) {
+	for _, s := range b.Stages() {
+		n += s.Treated.Failed
+	}
+	return n
+}
+
+// told returns how often the rule was told of something, by the steps in the database.
+func (b *bed) told(kind rollout.Kind) (n int) {
+	b.Helper()
+	kept, steps, err := b.db.RuleState(b.Context(), store.Key{Vendor: "debian", Version: "1.1"})
+	b.try(err)
+	if kept.Step != 1 {
+		b.Fatalf("steps before the %dth are not listed", kept.Step)
+	}
+	for _, s := range steps {
+		var events []rollout.Event
+		b.try(json.Unmarshal(s.Events, &events))
+		for _, e := range events {
+			if e.Kind == kind {
+				n++
+			}
+		}
+	}
+	return n
+}

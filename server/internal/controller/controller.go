@@ -147,7 +147,7 @@ func (c *Controller) Stages() (stages []ops.RolloutStage) {
 	if c.lead == nil {
 		return nil
 	}
-	for _, k := range c.lead.keys() {
+	for _, k := range c.lead.order {
 		for _, s := range c.lead.processes[k].stages() {
 			stages = append(stages, ops.RolloutStage{Vendor: k.Vendor, Version: k.Version, Stage: s})
 		}

@@ -29,6 +29,7 @@ type lead struct {
 	taken     int64       // highest seq of reports that were taken
 	seen      store.State // counters of the database when the rollouts were read
 	processes map[store.Key]*process
+	order     []store.Key // of processes
 
 	withdrew  time.Time // when revocations in stages were looked at
 	fleet     []store.Population
@@ -52,7 +53,8 @@ func newLead(ctx context.Context, c *Controller, term int64) (*lead, error) {
 func (l *lead) round(ctx context.Context) (spread bool, err error) {
 	r := &round{
 		lead: l, now: l.Now().UTC().Truncate(time.Second), answers: map[string]store.Answer{},
-		events: map[store.Key][]rollout.Event{}, let: map[store.Key]int64{}, over: map[trial]bool{}, heard: map[rollout.Machine]bool{},
+		events: map[store.Key][]rollout.Event{}, let: map[store.Key]int64{}, over: map[trial]bool{}, begun: map[trial]rollout.Arm{},
+		heard: map[rollout.Machine]bool{},
 	}
 	if err := l.refresh(ctx); err != nil {
 		return false, err
@@ -114,7 +116,7 @@ func (l *lead) refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	l.seen = s
+	l.seen, l.order = s, l.keys()
 	return nil
 }
 

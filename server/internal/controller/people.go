@@ -161,7 +161,7 @@ func (r *round) tellPeople(ctx context.Context, tx store.Tx) error {
 // shows tells whether it is time for people to see how far the rollout has come: of many
 // kernels that is some megabytes.
 func (p *process) shows(now time.Time, decided bool) bool {
-	if !decided && now.Sub(p.shown) < showEvery {
+	if !decided && !lapsed(now, p.shown, showEvery) {
 		return false
 	}
 	p.shown = now
@@ -213,7 +213,7 @@ func (r *round) withdraw(ctx context.Context, tx store.Tx) (decided bool, err er
 
 // withdrawing tells whether a revocation goes on that it is time to look at.
 func (r *round) withdrawing() bool {
-	if r.now.Sub(r.withdrew) < time.Second {
+	if !lapsed(r.now, r.withdrew, time.Second) {
 		return false
 	}
 	for _, p := range r.processes {

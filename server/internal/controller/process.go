@@ -25,6 +25,8 @@ const (
 	// is kept, so that it need not be made of all steps since the beginning.
 	keepAfter  = 50_000
 	stepsAfter = 2_000
+	// many are the machines under watch whose state takes too long to write in a round.
+	many = 20_000
 	// showEvery is how often people are shown numbers while nothing is decided.
 	showEvery = 10 * time.Second
 )
@@ -36,9 +38,12 @@ type process struct {
 	created time.Time
 	step    int64
 	at      time.Time // of the last step
-	events  int       // since the state was kept
+	now     time.Time // for the rule: see clock
+	ahead   time.Duration
+	events  int // since the state was kept
 	steps   int
-	rests   time.Time // before that the state is not kept again, by the wall clock
+	rests   time.Time     // before that the state is not kept again, by the wall clock
+	packing <-chan packed // nil: no state is being written
 
 	decided map[string]time.Time // when the last verdict on each unit was made
 
@@ -74,14 +79,42 @@ func (l *lead) open(ctx context.Context, k store.Key, r store.Rollout) (*process
 			return nil, fmt.Errorf("cannot take step %d again: %w", s.Step, err)
 		}
 	}
+	l.resume(p)
+	return p, nil
+}
+
+// resume takes from the state of a rollout what rounds want to know of it.
+func (l *lead) resume(p *process) {
+	s := p.rule.State()
+	p.at = time.Unix(s.Now, 0).UTC()
+	p.now, p.fleet = p.at, fleet(s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, t := range p.rule.State().Trials {
+	for _, t := range s.Trials {
 		if arm, watched := p.rule.Watched(t.Machine); watched {
 			l.watched[t.Machine] = max(l.watched[t.Machine], arm) // of all rollouts
 		}
 	}
-	return p, nil
+}
+
+// fleet returns the machines that the rule knows of.
+func fleet(s rollout.State) map[lane]rollout.Event {
+	have := map[lane]rollout.Event{}
+	for name, c := range s.Cells {
+		for i, n := range c.Machines {
+			if n == 0 {
+				continue
+			}
+			e := rollout.Event{
+				Kind: rollout.Population, Cell: name, Tier: s.Tiers[i].Name, Source: c.Source, Machines: n, Accounts: c.Accounts[i],
+			}
+			if c.Owners != nil {
+				e.Account = c.Owners[i]
+			}
+			have[lane{name, e.Tier}] = e
+		}
+	}
+	return have
 }
 
 // recall finds when verdicts were made. The state of the rule does not say; what people
@@ -115,6 +148,20 @@ func (p *process) replay(s store.Step) error {
 	return err
 }
 
+// clock brings the time of the rule to that of the service. Where that was set back, it
+// goes on from where it was, ahead of the service by as much: a rule whose time stands still
+// would take a machine that gives all its signs of life for one that is silent.
+func (p *process) clock(now time.Time) {
+	p.ahead = max(p.ahead, p.now.Sub(now))
+	p.now = now.Add(p.ahead)
+}
+
+// lapsed tells whether a time has passed since an instant. It has if the clock was set
+// back since.
+func lapsed(now, since time.Time, d time.Duration) bool {
+	return now.Before(since) || now.Sub(since) >= d
+}
+
 // due tells whether the rule has to be told that it is now, although nothing happened.
 func (p *process) due(now time.Time) bool {
 	return p.rule.Overdue(now) || p.rule.Live() && now.Sub(p.at) >= tick
@@ -141,24 +188,73 @@ func (p *process) take(now time.Time, events []rollout.Event) (store.Step, []rol
 
 // keep returns the state for the database if it is time to keep it.
 func (p *process) keep() (s store.RuleState, due bool, err error) {
+	if p.packing != nil {
+		return p.packed()
+	}
 	start := time.Now()
 	if p.events < keepAfter && p.steps < stepsAfter || start.Before(p.rests) {
 		return store.RuleState{}, false, nil
 	}
-	body, err := pack(p.rule)
 	p.events, p.steps = 0, 0
+	state := p.rule.State()
+	if len(state.Trials) >= many {
+		p.packing, err = p.packAside(state)
+		return store.RuleState{}, false, err
+	}
+	body, err := pack(state)
 	p.rests = start.Add(dear * time.Since(start))
 	return store.RuleState{Key: p.key, Step: p.step, Body: body}, true, err
 }
 
+// A packed is a state that was written aside.
+type packed struct {
+	store.RuleState
+	took time.Duration
+	err  error
+}
+
+// packAside writes a state that is so large that a round cannot wait for it: a halt would
+// come too late. A later round keeps it, as the state after this step. The first state of a
+// rollout, without which no step is of use, is never large: nobody has begun.
+func (p *process) packAside(s rollout.State) (<-chan packed, error) {
+	start, k, done := time.Now(), store.RuleState{Key: p.key, Step: p.step}, make(chan packed, 1)
+	trials := s.Trials // copies; the rest belongs to the rule
+	s.Trials = nil
+	rest, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write state of rollout: %w", err)
+	}
+	go func() {
+		var s rollout.State
+		err := json.Unmarshal(rest, &s)
+		if err == nil {
+			s.Trials = trials
+			k.Body, err = pack(s)
+		}
+		done <- packed{k, time.Since(start), err}
+	}()
+	return done, nil
+}
+
+// packed returns the state that was written aside, if it is.
+func (p *process) packed() (s store.RuleState, due bool, err error) {
+	select {
+	case k := <-p.packing:
+		p.packing, p.rests = nil, time.Now().Add(dear*k.took)
+		return k.RuleState, k.err == nil, k.err
+	default:
+		return store.RuleState{}, false, nil
+	}
+}
+
 // pack writes a state.
-func pack(r *rollout.Rollout) ([]byte, error) {
+func pack(s rollout.State) ([]byte, error) {
 	var b bytes.Buffer
 	w, err := zstd.NewWriter(&b, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(json.NewEncoder(w).Encode(r.State()), w.Close()); err != nil {
+	if err := errors.Join(json.NewEncoder(w).Encode(s), w.Close()); err != nil {
 		return nil, fmt.Errorf("cannot write state of rollout: %w", err)
 	}
 	return b.Bytes(), nil

@@ -14,8 +14,12 @@ import (
 	"livepatch/server/internal/store"
 )
 
-// askAgain is after how many seconds a machine that was not let in asks again.
-const askAgain = 60
+// After how many seconds a machine asks again: one that was not let in, and one that the
+// rule has not answered.
+const (
+	askAgain  = 60
+	askAtOnce = 5
+)
 
 // A trial is a machine in a rollout.
 type trial struct {
@@ -31,8 +35,9 @@ type round struct {
 	signs   []store.Sign // whose answers are waited for
 	answers map[string]store.Answer
 	events  map[store.Key][]rollout.Event
-	let     map[store.Key]int64 // machines that were let in by this round
-	over    map[trial]bool      // that have ended in this round
+	let     map[store.Key]int64   // machines that were let in by this round
+	over    map[trial]bool        // that have ended in this round
+	begun   map[trial]rollout.Arm // in this round
 	heard   map[rollout.Machine]bool
 
 	oldest    time.Time // when the first report in it was received
@@ -48,7 +53,7 @@ func (r *round) count(ctx context.Context) error {
 	enrols := r.enrols
 	r.mu.Unlock()
 	due := enrols != r.counted && !time.Now().Before(r.nextCount)
-	if !due && r.now.Sub(r.countedAt) < recount {
+	if !due && !lapsed(r.now, r.countedAt, recount) {
 		return nil
 	}
 	if r.took > quick {
@@ -112,20 +117,24 @@ func (r *round) populate(p *process) {
 	have := map[lane]rollout.Event{}
 	for _, n := range r.fleet {
 		if p.cells[n.Cell] {
-			have[lane{n.Cell, n.Tier}] = rollout.Event{
+			e := rollout.Event{
 				Kind: rollout.Population, Cell: n.Cell, Tier: n.Tier, Source: p.key.Vendor + "/" + p.key.Version,
 				Machines: n.Machines, Accounts: n.Accounts,
 			}
+			if n.Accounts == 1 {
+				e.Account = account(n.Account)
+			}
+			have[lane{n.Cell, n.Tier}] = e
 		}
 	}
 	for k, e := range have {
-		if was := p.fleet[k]; was.Machines != e.Machines || was.Accounts != e.Accounts {
+		if was := p.fleet[k]; was.Machines != e.Machines || was.Accounts != e.Accounts || was.Account != e.Account {
 			r.add(p, e)
 		}
 	}
 	for k, e := range p.fleet {
 		if _, ok := have[k]; !ok {
-			e.Machines, e.Accounts = 0, 0
+			e.Machines, e.Accounts, e.Account = 0, 0, ""
 			r.add(p, e)
 		}
 	}
@@ -176,7 +185,7 @@ func (r *round) sign(s store.Sign) {
 	}
 	r.heard[m] = true
 	var a store.Answer
-	for _, k := range r.keys() {
+	for _, k := range r.order {
 		p := r.processes[k]
 		if t := (report{round: r, process: p, Sign: s, machine: m}); t.take() {
 			a.Go = append(a.Go, k.Version)
@@ -191,9 +200,11 @@ func (r *round) sign(s store.Sign) {
 // step tells the rule of everything, and returns what has to be committed.
 func (r *round) step() (store.Round, error) {
 	out := store.Round{Term: r.term, Taken: r.taken, At: r.now, Spreads: map[store.Key]store.Spread{}, Answers: map[string]store.Answer{}}
-	for _, k := range r.keys() {
+	for _, k := range r.order {
 		p := r.processes[k]
-		if len(r.events[k]) == 0 && !p.due(r.now) {
+		p.clock(r.now)
+		r.heed(p)
+		if len(r.events[k]) == 0 && !p.due(p.now) {
 			continue
 		}
 		if err := r.stepOne(p, &out); err != nil {
@@ -212,11 +223,19 @@ func (r *round) step() (store.Round, error) {
 	return out, nil
 }
 
-func (r *round) stepOne(p *process, out *store.Round) error {
-	now := r.now
-	if now.Before(p.at) { // the clock was set back
-		now = p.at
+// heed tells the rule whether people have halted the rollout.
+func (r *round) heed(p *process) {
+	switch halted := p.state != patch.Running; {
+	case halted == p.rule.Suspended():
+	case halted:
+		r.add(p, rollout.Event{Kind: rollout.Suspended})
+	default:
+		r.add(p, rollout.Event{Kind: rollout.Continued})
 	}
+}
+
+func (r *round) stepOne(p *process, out *store.Round) error {
+	now := p.now
 	step, decisions, err := p.take(now, r.events[p.key])
 	if err != nil {
 		return err
@@ -262,7 +281,7 @@ func (r *round) plan(s store.Sign) {
 		return // it was not asked for either
 	}
 	for _, p := range r.processes {
-		if wait, watched := p.rule.Next(m, r.now); watched && (a.Wait == 0 || wait < a.Wait) {
+		if wait, watched := p.rule.Next(m, p.now); watched && (a.Wait == 0 || wait < a.Wait) {
 			a.Wait = wait
 		}
 	}
@@ -279,8 +298,8 @@ func (r *round) plan(s store.Sign) {
 // again is after how many seconds a machine asks again that was not let in: at once
 // if it has only ended something else in this round.
 func (r *round) again(m rollout.Machine) int64 {
-	for t := range r.over {
-		if t.Machine == m {
+	for k := range r.processes {
+		if r.over[trial{k, m}] {
 			return 1
 		}
 	}
@@ -302,7 +321,7 @@ type report struct {
 
 // take tells the rule what it has to know, and whether the machine may begin.
 func (t report) take() (begin bool) {
-	arm, watched := t.rule.Watched(t.machine)
+	arm, watched := t.watched()
 	if !watched && !t.cells[t.Cell] {
 		return false
 	}
@@ -335,6 +354,14 @@ func (t report) take() (begin bool) {
 	return begin
 }
 
+// watched returns the arm of the machine if it is in a trial, or has begun one in this round.
+func (t report) watched() (rollout.Arm, bool) {
+	if arm, ok := t.begun[trial{t.key, t.machine}]; ok {
+		return arm, true
+	}
+	return t.rule.Watched(t.machine)
+}
+
 // add tells the rule of the machine.
 func (t report) add(k rollout.Kind, more func(*rollout.Event)) (taken bool) {
 	e := rollout.Event{Kind: k, Machine: t.machine}
@@ -344,9 +371,12 @@ func (t report) add(k rollout.Kind, more func(*rollout.Event)) (taken bool) {
 	return t.round.add(t.process, e)
 }
 
+// account is how the rule knows an account.
+func account(id int64) string { return strconv.FormatInt(id, 10) }
+
 // whole fills in what the events that begin something have to say.
 func (t report) whole(e *rollout.Event) {
-	e.Cell, e.Tier, e.Account = t.Cell, t.Tier, strconv.FormatInt(t.Account, 10)
+	e.Cell, e.Tier, e.Account = t.Cell, t.Tier, account(t.Account)
 	e.Newcomer = !t.Enrolled.Before(t.created)
 }
 
@@ -357,7 +387,8 @@ func (t report) ask(arm rollout.Arm) bool {
 	if t.state != patch.Running || t.over[trial{t.key, t.machine}] || t.rule.Assignment(t.Cell, t.Tier).Arm(t.machine) != rollout.Treated {
 		return false
 	}
-	if arm == rollout.Treated { // it was let in before, and asks again: it lives
+	if arm == rollout.Treated { // it was let in before, and asks again: it lives, and begins now
+		t.add(rollout.Intent, t.whole)
 		t.add(rollout.Alive, nil)
 		return true
 	}
@@ -365,20 +396,23 @@ func (t report) ask(arm rollout.Arm) bool {
 		return false
 	}
 	t.let[t.key]++
+	t.begun[trial{t.key, t.machine}] = rollout.Treated
 	return true
 }
 
 // sham makes the machine a control if it is drawn.
 func (t report) sham() {
-	if t.rule.Assignment(t.Cell, t.Tier).Arm(t.machine) == rollout.Control && t.rule.ShamRoom(t.Cell, t.Tier) > 0 {
-		t.add(rollout.Sham, t.whole)
+	if t.rule.Assignment(t.Cell, t.Tier).Arm(t.machine) == rollout.Control && t.rule.ShamRoom(t.Cell, t.Tier) > 0 && t.add(rollout.Sham, t.whole) {
+		t.begun[trial{t.key, t.machine}] = rollout.Control
 	}
 }
 
+// booted takes that the machine was down. Before it was answered it had inserted nothing.
 func (t report) booted(e store.Event, watched bool) {
+	_, unanswered := t.begun[trial{t.key, t.machine}]
 	switch {
 	case !watched:
-	case e.Reason == service.ReasonUnclean:
+	case e.Reason == service.ReasonUnclean && !unanswered:
 		t.add(rollout.Failed, func(e *rollout.Event) { e.Failure = rollout.UncleanReboot })
 	default:
 		t.add(rollout.Left, nil)

@@ -64,7 +64,7 @@ func (c *Controller) Sign(who store.Identity, r store.Report) *store.Sign {
 	}
 	asks := false
 	for _, e := range r.Events {
-		s.Events = append(s.Events, store.Event{Kind: e.Kind, Version: e.Version, Reason: e.Reason, Signature: e.Signature})
+		s.Events = append(s.Events, store.Event{ID: e.ID, Kind: e.Kind, Version: e.Version, Reason: e.Reason, Signature: e.Signature})
 		asks = asks || e.Kind == service.Intent
 	}
 	switch arm := c.arm(v, s); {
@@ -93,7 +93,8 @@ func (c *Controller) Forget(s *store.Sign) {
 }
 
 // Await returns the rule's answer to a sign that was acknowledged. Where there is none
-// within some seconds, the machine may do nothing, and has to ask again soon.
+// within some seconds, the machine may do nothing, and has to ask again at once: its
+// trial may have begun.
 func (c *Controller) Await(ctx context.Context, s *store.Sign) store.Answer {
 	if s == nil {
 		return store.Answer{}
@@ -113,7 +114,7 @@ func (c *Controller) Await(ctx context.Context, s *store.Sign) store.Answer {
 		case a := <-answered:
 			return a
 		case <-ctx.Done():
-			return store.Answer{Wait: askAgain}
+			return store.Answer{Wait: askAtOnce}
 		case <-time.After(c.glance()):
 			if a, err := c.DB.Answer(ctx, s.ID); err == nil {
 				return a

@@ -83,10 +83,15 @@ func why(d rollout.Decision) string {
 		return "the kernel with most machines goes first"
 	case rollout.WaitsForSiblings:
 		return "kernels with few machines come after the others of the same source patch"
+	case rollout.Paused:
+		return "people have halted it, and it begins with nothing new"
 	case rollout.SiblingHalted:
 		return "another kernel of the same source patch is halted; a person has to look at that"
 	case rollout.SoftFailures:
 		return fmt.Sprintf("on %d of %d machines the patch did not go in, or was taken out", e.Soft, e.Exposed-e.Pending)
+	case rollout.Failing:
+		return fmt.Sprintf("%s failed with the patch, %s without: too often to go on, and not surely enough to halt; a person has to look at that",
+			Tally(e.Treated), Tally(e.Control))
 	case rollout.PendingOutcomes:
 		return fmt.Sprintf("%d of %d machines have no outcome yet, and %d of %d have come", e.Pending, e.Exposed, e.Came, e.Wanted)
 	case rollout.NobodyCame:
@@ -101,6 +106,8 @@ func why(d rollout.Decision) string {
 		return fmt.Sprintf("%s failed with the patch, %s without%s", Tally(e.Treated), Tally(e.Control), limit(d.Verdict))
 	case rollout.ByPerson:
 		return "a person said so"
+	case rollout.AtOnce:
+		return "this server lets every machine have every patch at once"
 	case rollout.Through:
 		return "all tiers have it, and it stays under watch"
 	default:
@@ -139,8 +146,8 @@ func Next(vendor, version string, d rollout.Decision) string {
 		return fmt.Sprintf("livepatch-admin rollout release %s %s %s", vendor, version, d.Unit)
 	case rollout.NeedsPerson:
 		return fmt.Sprintf("livepatch-admin patch promote --vendor %s %s TIER", vendor, version)
-	case rollout.SoftFailures, rollout.NobodyCame, rollout.NoEvidence:
-		return fmt.Sprintf("livepatch-admin rollout show %s %s", vendor, version)
+	case rollout.Failing, rollout.SoftFailures, rollout.NobodyCame, rollout.NoEvidence:
+		return fmt.Sprintf("livepatch-admin rollout log --verbose %s %s", vendor, version)
 	default:
 		return ""
 	}

@@ -1,6 +1,8 @@
 package explain_test
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -85,6 +87,14 @@ func TestVerdictInWords(t *testing.T) {
 			want: "edge stays at 100 %: a person has to let it into the next tier",
 			next: "livepatch-admin patch promote --vendor debian 1.1 TIER",
 		},
+		"more failures than it goes on with": {
+			evidence: rollout.Evidence{
+				Alpha: 1e-4, SourceAlpha: 1e-4, Tier: "edge", Machines: 10_000, Stage: 1, Share: 3000, Wanted: 30, Came: 30, Exposed: 30,
+				Treated: rollout.Tally{Failed: 6, Of: 30}, Control: rollout.Tally{Of: 120}, Controls: 120,
+			},
+			want: "edge stays at 0.3 %: 6/30 failed with the patch, 0/120 without: too often to go on, and not surely enough to halt; a person has to look at that",
+			next: "livepatch-admin rollout log --verbose debian 1.1",
+		},
 		"outcomes that are to come": {
 			evidence: rollout.Evidence{
 				Alpha: 1e-4, SourceAlpha: 1e-4, Tier: "edge", Machines: 100, Stage: 1, Share: 300_000, Wanted: 30, Came: 12, Exposed: 12, Pending: 9,
@@ -108,21 +118,14 @@ func TestVerdictInWords(t *testing.T) {
 
 // TestEveryReasonHasWords: no reason of the rule is shown as the word for programs.
 func TestEveryReasonHasWords(t *testing.T) {
-	harm := []rollout.Reason{
-		rollout.TestA, rollout.TestASource, rollout.TestB, rollout.TestCOops, rollout.TestCSilence, rollout.TestDCrash, rollout.TestSiblings,
-	}
-	others := []rollout.Reason{
-		rollout.WaitsForLead, rollout.WaitsForSiblings, rollout.SiblingHalted, rollout.SoftFailures, rollout.PendingOutcomes,
-		rollout.NobodyCame, rollout.NoEvidence, rollout.NeedsPerson, rollout.NoMachines, rollout.FirstStage, rollout.Healthy,
-		rollout.ByPerson, rollout.Through,
-	}
 	check := func(a rollout.Action, r rollout.Reason) {
 		got := explain.Verdict(rollout.Decision{Params: rollout.Defaults(), Verdict: rollout.Verdict{Action: a, Reason: r}})
-		if strings.HasSuffix(got, ": "+string(r)) && r != rollout.Healthy || !strings.Contains(got, ": ") {
+		if strings.HasSuffix(got, ": "+string(r)) || !strings.Contains(got, ": ") {
 			t.Errorf("%s (%s) is %q", a, r, got)
 		}
 	}
-	for _, r := range harm {
+	halts, others := rollout.Reasons()
+	for _, r := range halts {
 		check(rollout.Halt, r)
 	}
 	for _, r := range others {
@@ -134,5 +137,21 @@ func TestEveryReasonHasWords(t *testing.T) {
 	got := explain.Verdict(rollout.Decision{Verdict: rollout.Verdict{Action: rollout.Halt, Reason: "test-z"}})
 	if got != "halted: test-z" {
 		t.Errorf("an unknown reason is %q", got)
+	}
+}
+
+// TestWhatAsksForAPersonIsInTheHowTo: whoever is shown a next step finds the reason in the
+// table of what to look at.
+func TestWhatAsksForAPersonIsInTheHowTo(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/how-to/watch-a-rollout.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, others := rollout.Reasons()
+	for _, r := range others {
+		asks := explain.Next("debian", "1.1", rollout.Decision{Verdict: rollout.Verdict{Action: rollout.Hold, Reason: r}}) != ""
+		if cell := fmt.Sprintf("`hold (%s)`", r); strings.Contains(string(page), cell) != asks {
+			t.Errorf("%s asks for a person: %t, and is in the table: %t", r, asks, !asks)
+		}
 	}
 }

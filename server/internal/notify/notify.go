@@ -103,7 +103,7 @@ func kindOf(v rollout.Verdict) Kind {
 		return Completed
 	case rollout.Hold:
 		switch v.Reason {
-		case rollout.NeedsPerson, rollout.SiblingHalted, rollout.SoftFailures, rollout.NobodyCame, rollout.NoEvidence:
+		case rollout.NeedsPerson, rollout.SiblingHalted, rollout.Failing, rollout.SoftFailures, rollout.NobodyCame, rollout.NoEvidence:
 			return Waits
 		default: // time will tell
 		}

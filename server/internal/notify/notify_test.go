@@ -3,12 +3,14 @@ package notify_test
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"livepatch/internal/patch"
+	"livepatch/server/internal/explain"
 	"livepatch/server/internal/notify"
 	"livepatch/server/internal/rollout"
 	"livepatch/server/internal/store"
@@ -32,6 +34,7 @@ func TestWhichVerdictsAreTold(t *testing.T) {
 		"the last tier":                   {rollout.Complete, rollout.Healthy, notify.Completed},
 		"a person has to say so":          {rollout.Hold, rollout.NeedsPerson, notify.Waits},
 		"a sibling is halted":             {rollout.Hold, rollout.SiblingHalted, notify.Waits},
+		"machines fail":                   {rollout.Hold, rollout.Failing, notify.Waits},
 		"it does not go in":               {rollout.Hold, rollout.SoftFailures, notify.Waits},
 		"nobody comes":                    {rollout.Hold, rollout.NobodyCame, notify.Waits},
 		"nobody counts":                   {rollout.Hold, rollout.NoEvidence, notify.Waits},
@@ -41,20 +44,53 @@ func TestWhichVerdictsAreTold(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			var b box
-			d := rollout.Decision{Unit: "6.1/x86_64", Verdict: rollout.Verdict{Action: tc.action, Reason: tc.reason}}
-			if err := notify.Verdict(t.Context(), &b, "debian", "1.1", d); err != nil {
-				t.Fatal(err)
-			}
-			got := notify.Kind("")
-			if len(b) > 0 {
-				got = notify.Kind(b[0].Kind)
-			}
-			if got != tc.want {
+			if got := told(t, tc.action, tc.reason); got != tc.want {
 				t.Errorf("told as %q, want %q", got, tc.want)
 			}
 		})
 	}
+}
+
+// TestWhatAsksForAPersonIsTold: of whatever has a next step people hear, and the page
+// says so.
+func TestWhatAsksForAPersonIsTold(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/reference/webhook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	halts, others := rollout.Reasons()
+	for _, r := range halts {
+		if got := told(t, rollout.Halt, r); got != notify.Halted {
+			t.Errorf("a halt by %s is told as %q", r, got)
+		}
+	}
+	for _, r := range others {
+		d := rollout.Decision{Verdict: rollout.Verdict{Action: rollout.Hold, Reason: r}}
+		want := notify.Kind("")
+		if explain.Next("debian", "1.1", d) != "" {
+			want = notify.Waits
+		}
+		if got := told(t, rollout.Hold, r); got != want {
+			t.Errorf("a unit that stays for %s is told as %q, want %q", r, got, want)
+		}
+		if want != "" && !strings.Contains(string(page), "`"+string(r)+"`") {
+			t.Errorf("%s is not in webhook.md", r)
+		}
+	}
+}
+
+// told returns as what a verdict is told, "" if it is not.
+func told(t *testing.T, a rollout.Action, r rollout.Reason) notify.Kind {
+	t.Helper()
+	var b box
+	d := rollout.Decision{Unit: "6.1/x86_64", Verdict: rollout.Verdict{Action: a, Reason: r}}
+	if err := notify.Verdict(t.Context(), &b, "debian", "1.1", d); err != nil {
+		t.Fatal(err)
+	}
+	if len(b) == 0 {
+		return ""
+	}
+	return notify.Kind(b[0].Kind)
 }
 
 // TestMessage holds the words of docs/reference/webhook.md.

@@ -3,9 +3,12 @@ package notify_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,6 +77,108 @@ func TestAnswerThatDoesNotCome(t *testing.T) {
 			t.Errorf("old notices are forgotten at %v, want at the start and daily", o.forgotten)
 		}
 	})
+}
+
+// A queue is an outbox of several notices.
+type queue struct {
+	mu      sync.Mutex
+	notices []store.Notice
+}
+
+func (q *queue) DueNotices(_ context.Context, now time.Time, limit int64) (due []store.Notice, _ error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, n := range q.notices {
+		if n.Ended.IsZero() && !n.Next.After(now) && int64(len(due)) < limit {
+			due = append(due, n)
+		}
+	}
+	return due, nil
+}
+
+func (q *queue) ClaimNotice(ctx context.Context, n store.Notice, until time.Time) error {
+	n.Next = until
+	return q.KeepNotice(ctx, n)
+}
+
+func (q *queue) KeepNotice(_ context.Context, n store.Notice) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.IndexFunc(q.notices, func(o store.Notice) bool { return o.ID == n.ID })
+	q.notices[i] = n
+	return nil
+}
+
+func (q *queue) ForgetNotices(context.Context, time.Time) (int64, error) { return 0, nil }
+
+// add adds a notice of now.
+func (q *queue) add(id string, kind notify.Kind) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.notices = append(q.notices, store.Notice{ID: id, Kind: string(kind), At: time.Now(), Next: time.Now()})
+}
+
+// TestAHaltWaitsForNobody: while a receiver hangs on two hundred notices, a halt is sent when
+// the attempts end that are under way.
+func TestAHaltWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q queue
+		for i := range 200 {
+			q.add(fmt.Sprint("msg_", i), notify.Entered)
+		}
+		tried := make(chan time.Time, 1)
+		s, err := notify.New(slog.New(slog.DiscardHandler), &q, notify.Config{
+			URL: "https://hook.example/", Secrets: secrets, Now: time.Now,
+			Transport: transport(func(r *http.Request) (*http.Response, error) {
+				if r.Header.Get("webhook-id") == "halt" {
+					tried <- time.Now()
+					return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: r}, nil
+				}
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { s.Run(ctx) })
+		time.Sleep(time.Minute + time.Second)
+		halted := time.Now()
+		q.add("halt", notify.Halted)
+		if waited := (<-tried).Sub(halted); waited > 16*time.Second { // 15 s an attempt, and 1 s between looks
+			t.Errorf("a halt waits for %v", waited)
+		}
+		stop()
+		running.Wait()
+	})
+}
+
+// TestANewWebhookHearsOfTheLastDay: what happened before that is in the log of decisions, and
+// is news to nobody.
+func TestANewWebhookHearsOfTheLastDay(t *testing.T) {
+	b, r := newBed(t), newReceiver(t)
+	var old []string
+	for range 20 {
+		old = append(old, b.add())
+	}
+	b.now = b.now.Add(2 * time.Hour)
+	late := b.add()
+	b.now = b.now.Add(23 * time.Hour)
+	s := b.sender(b.db, r.URL, nil)
+	b.round(s)
+	if got := r.ids(); !slices.Equal(got, []string{late}) {
+		t.Errorf("told of %q, want %q", got, late)
+	}
+	for _, id := range old {
+		if n := b.notice(id); n.Ended.IsZero() || n.Sent || n.Attempts != 0 {
+			t.Errorf("an old notice is %+v", n)
+		}
+	}
+	if s.GivenUp() != 0 { // there is an alert on it, and nobody has missed anything
+		t.Errorf("%d notices are given up", s.GivenUp())
+	}
 }
 
 // TestEndInTheMidst: a server that ends while it sends leaves the notice to the next

@@ -12,12 +12,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	webhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"golang.org/x/sync/errgroup"
 
 	"livepatch/internal/version"
 	"livepatch/server/internal/store"
@@ -37,8 +39,12 @@ const (
 	giveUp     = 24 * time.Hour
 	// keep is how long notices stay in the database.
 	keep = 30 * 24 * time.Hour
-	// batch bounds the notices of one look; maxAnswer what is read of an answer.
-	batch     = 16
+	// Of the notices that are due, look at a time, the most urgent are sent, batch of them
+	// at once: so one that has to be heard waits for one attempt at most, however many
+	// others a receiver that hangs has let pile up.
+	look  = 256
+	batch = 8
+	// maxAnswer bounds what is read of an answer.
 	maxAnswer = 16 << 10
 )
 
@@ -156,28 +162,66 @@ func (s *Sender) Run(ctx context.Context) {
 	}
 }
 
-// Round sends what is due now, one notice after the other, and keeps what came of it.
+// Round sends what is due now and most urgent, all of it at once, and keeps what came of it.
 func (s *Sender) Round(ctx context.Context) error {
 	if s.url == "" {
 		return nil
 	}
-	due, err := s.outbox.DueNotices(ctx, s.now(), batch)
+	due, err := s.outbox.DueNotices(ctx, s.now(), look)
 	if err != nil {
 		return err
 	}
-	for _, n := range due {
-		err := s.outbox.ClaimNotice(ctx, n, s.now().Add(claim))
-		switch {
-		case errors.Is(err, store.ErrNotFound): // another server was first
-		case err != nil:
-			return err
-		default:
-			if err := s.try(ctx, n); err != nil {
-				return err
-			}
-		}
+	if due, err = s.leaveOut(ctx, due); err != nil {
+		return err
 	}
-	return nil
+	slices.SortStableFunc(due, func(a, b store.Notice) int { return urgency(a) - urgency(b) })
+	var sending errgroup.Group
+	for _, n := range due[:min(batch, len(due))] {
+		sending.Go(func() error { return s.one(ctx, n) })
+	}
+	return sending.Wait()
+}
+
+// urgency is less for what is to be sent before others.
+func urgency(n store.Notice) int {
+	switch Kind(n.Kind) {
+	case Halted, HeldBack:
+		return 0
+	case Waits, Proposed, Withdrawing, Revoked, Test:
+		return 1
+	default:
+		return 2
+	}
+}
+
+// leaveOut ends what is too old to be news and was never tried, and returns the rest: such
+// notices are of before there was a webhook.
+func (s *Sender) leaveOut(ctx context.Context, due []store.Notice) (rest []store.Notice, err error) {
+	now := s.now()
+	for _, n := range due {
+		if n.Attempts > 0 || now.Sub(n.At) < giveUp {
+			rest = append(rest, n)
+			continue
+		}
+		n.Ended, n.Failure = now, "it was too old when a server began to send"
+		if err := s.outbox.KeepNotice(ctx, n); err != nil {
+			return nil, err
+		}
+		s.log.WarnContext(ctx, "Left out an old notice", "notice", n.ID, "kind", n.Kind, "at", n.At)
+	}
+	return rest, nil
+}
+
+// one sends a notice, unless another server does.
+func (s *Sender) one(ctx context.Context, n store.Notice) error {
+	err := s.outbox.ClaimNotice(ctx, n, s.now().Add(claim))
+	switch {
+	case errors.Is(err, store.ErrNotFound): // another server was first
+		return nil
+	case err != nil:
+		return err
+	}
+	return s.try(ctx, n)
 }
 
 // try makes one attempt and keeps what came of it. If that cannot be kept, or this

@@ -279,7 +279,7 @@ func TestKilledBetweenSendingAndMarking(t *testing.T) {
 func TestSendersShareTheWork(t *testing.T) {
 	b, r := newBed(t), newReceiver(t)
 	var want []string
-	for range 10 {
+	for range 8 {
 		want = append(want, b.add())
 	}
 	one, two := b.sender(b.db, r.URL, nil), b.sender(b.db, r.URL, nil)

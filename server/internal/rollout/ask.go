@@ -37,6 +37,9 @@ func (r *Rollout) Room(cell, tier string) int64 {
 	if u == nil || i < 0 || u.Halted != "" || u.Lanes[i].Share == 0 {
 		return 0
 	}
+	if u.Last.Action == Hold && u.Last.Reason == Failing && u.lone(i) {
+		return 0
+	}
 	if r.s.Params.Pace.AtOnce {
 		return math.MaxInt32
 	}
@@ -44,7 +47,7 @@ func (r *Rollout) Room(cell, tier string) int64 {
 	if open <= 0 {
 		return 0
 	}
-	return max(0, min(open, r.unlit()))
+	return max(0, min(open, r.unlit(u)))
 }
 
 // earned is N′ of what is known by now for a tier of a unit.
@@ -57,16 +60,18 @@ func (r *Rollout) earned(u *unit, tier int) int64 {
 	return room
 }
 
-// unlit is how many machines of all units together may go into the dark now.
-func (r *Rollout) unlit() int64 {
+// unlit is how many machines of all units together may go into the dark now, for one of them.
+func (r *Rollout) unlit(u *unit) int64 {
 	var dark int64
 	var treated, control Tally
 	for _, o := range r.s.Units {
 		for j := range o.Lanes {
 			dark += o.Lanes[j].Dark + o.Lanes[j].Offered
 		}
-		t, c := o.all()
-		treated, control = treated.plus(t, 1), control.plus(c, 1)
+		if o == u || r.weighs(o) {
+			t, c := o.all()
+			treated, control = treated.plus(t, 1), control.plus(c, 1)
+		}
 	}
 	room, _ := r.s.Params.Pace.room(treated, control)
 	return r.s.Params.Pace.capacity(room) - dark
@@ -91,6 +96,7 @@ type Stage struct {
 	Share              int64 // parts per million
 	Machines           int64
 	Exposed, Pending   int64
+	Soft               int64 // soft failures
 	Treated, Control   Tally // matured evidence
 	Last               Verdict
 }
@@ -104,7 +110,7 @@ func (r *Rollout) Stages() []Stage {
 			stages = append(stages, Stage{
 				Unit: u.Name, Source: u.Source, Tier: r.s.Tiers[i].Name, Cells: r.cells[n], Halted: u.Halted,
 				Current: i == u.Tier, Everyone: l.Share == patch.Everyone, Share: l.Share, Machines: l.Machines,
-				Exposed: l.Exposed, Pending: l.Pending, Treated: l.treated(), Control: l.control(), Last: u.Last,
+				Exposed: l.Exposed, Pending: l.Pending, Soft: l.Soft, Treated: l.treated(), Control: l.control(), Last: u.Last,
 			})
 		}
 	}

@@ -178,7 +178,7 @@ func checkInvariants(t rapid.TB, r *Rollout) {
 		if tr.is(held) {
 			young[k]++
 		}
-		if tr.is(missed) {
+		if tr.is(missed | closed) {
 			continue
 		}
 		if tr.Arm == Treated && !r.s.Params.Time.lived(int(tr.Passed)) {

@@ -3,6 +3,7 @@ package rollout
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // A Decision is what was decided about a unit, with everything it was decided from.
@@ -45,10 +46,10 @@ func (r *Rollout) decide() (made []Decision) {
 func (r *Rollout) judge(i int, u *unit, f facts) (Decision, bool) {
 	e := r.evidence(u, f)
 	v := r.s.Params.Judge(e)
-	if v.Action == Hold && (e.Done || v.Action == u.Last.Action && v.Reason == u.Last.Reason) {
+	if v.Action == Hold && e.Done || r.repeats(u, v) {
 		return Decision{}, false
 	}
-	u.Last = v
+	r.note(u, v)
 	r.s.Seq++
 	d := Decision{
 		Seq: r.s.Seq, At: r.s.Now, Unit: u.Name, Source: u.Source, Cells: r.cells[i], Tier: e.Tier,
@@ -56,6 +57,32 @@ func (r *Rollout) judge(i int, u *unit, f facts) (Decision, bool) {
 	}
 	r.enact(u, v)
 	return d, true
+}
+
+// quiet is for how long a unit that holds is not said again to hold for a reason that was given
+// already.
+const quiet = 10 * time.Minute
+
+// repeats tells whether what is decided about a unit says nothing new. What holds it may
+// change with each report of a machine, which must not fill the record of decisions.
+func (r *Rollout) repeats(u *unit, v Verdict) bool {
+	if v.Action != Hold || u.Last.Action != Hold {
+		return false
+	}
+	at, given := u.Held[v.Reason]
+	return v.Reason == u.Last.Reason || given && r.s.Now-at < seconds(quiet)
+}
+
+// note remembers a verdict.
+func (r *Rollout) note(u *unit, v Verdict) {
+	if u.Last = v; v.Action != Hold {
+		u.Held = nil
+		return
+	}
+	if u.Held == nil {
+		u.Held = map[Reason]int64{}
+	}
+	u.Held[v.Reason] = r.s.Now
 }
 
 // enact makes a verdict so.
@@ -80,10 +107,10 @@ func (r *Rollout) enact(u *unit, v Verdict) {
 	}
 }
 
-// sweep forgets the controls that had their trial in an earlier stage.
+// sweep forgets the machines that had their trial in an earlier stage.
 func (r *Rollout) sweep(u *unit) {
-	for _, t := range r.closed[u] {
-		if r.trials[t.Machine] == t {
+	for m := range r.closed[u] {
+		if t := r.trials[m]; t != nil && t.is(closed) && r.s.Units[t.Unit] == u {
 			r.forget(t)
 		}
 	}
@@ -101,10 +128,13 @@ func (r *Rollout) evidence(u *unit, f facts) Evidence {
 		Controls:    src.Controls, TripOff: u.TripOff,
 		Seen: l.Seen, Silent: l.Silent, Siblings: r.siblings(u, f),
 		Crashes: int64(len(u.Crashed)), Alone: u.accounts() == 1, Tried: u.tried(), Done: u.current() == nil,
-		Waits: string(f.waits(u)), Machines: l.Machines, Tier: tier.Name, Last: at == len(u.Lanes)-1, Late: u.Late,
+		Suspended: r.Suspended(), Waits: string(f.waits(u)), Machines: l.Machines, Tier: tier.Name, Last: at == len(u.Lanes)-1, Late: u.Late,
 		Auto: tier.Auto, Told: u.Told, Ramp: tier.Ramp,
-		Stage: int64(l.Stage), Age: l.age(r.s.Now), Share: l.Share, Wanted: l.Wanted, Came: l.Came.Treated,
+		Stage: int64(l.Stage), Age: l.age(r.awake()), Share: l.Share, Wanted: l.Wanted, Came: l.Came.Treated,
 		Exposed: l.Exposed, Pending: l.Pending + l.Offered, Soft: l.Soft, Left: l.Left,
+	}
+	if u.lone(at) {
+		e.Lone = Tally{Failed: float64(l.Dead), Of: float64(l.Dead + l.Lived)}
 	}
 	e.Signature, e.Hits = u.commonest()
 	e.Treated, e.Control = r.known(u, at)
@@ -120,7 +150,7 @@ func (r *Rollout) known(u *unit, tier int) (treated, control Tally) {
 		return treated, control
 	}
 	for _, o := range r.s.Units {
-		if o != u && o.Source == u.Source {
+		if o != u && o.Source == u.Source && r.weighs(o) {
 			t, c := o.all()
 			treated, control = treated.plus(t, carry), control.plus(c, carry)
 		}
@@ -143,7 +173,7 @@ type facts struct {
 	lead  *unit
 	begun bool // some unit is past its first stage
 	// halted is how many units of a source are, behind the tier in which the last of its
-	// kernels of their own is.
+	// kernels of their own is that [Rollout.weighs].
 	halted map[string]int
 	behind map[string]int
 }
@@ -156,19 +186,25 @@ func (r *Rollout) facts() facts {
 			f.halted[u.Source]++
 			continue
 		}
-		if b, ok := f.behind[u.Source]; !u.Small && (!ok || u.Tier < b) {
+		if b, ok := f.behind[u.Source]; !u.Small && r.weighs(u) && (!ok || u.Tier < b) {
 			f.behind[u.Source] = u.Tier
 		}
 	}
 	return f
 }
 
-// siblings is how many siblings of a unit are halted at which no person has looked.
-func (r *Rollout) siblings(u *unit, f facts) int64 {
+// siblings is how many siblings of a unit are halted at which no person has looked, and
+// not by the word of one account.
+func (r *Rollout) siblings(u *unit, f facts) (n int64) {
 	if f.halted[u.Source] == 0 {
 		return 0
 	}
-	return int64(len(r.haltedSiblings(u, u.Released)))
+	for _, name := range r.haltedSiblings(u, u.Released) {
+		if r.weighs(r.unit(name)) {
+			n++
+		}
+	}
+	return n
 }
 
 // waits returns why a unit may not begin with its tier, or "". One unit goes
@@ -191,9 +227,12 @@ func (u *unit) begun() bool {
 }
 
 // lead returns the unit that goes first: the largest in the lowest tier that has
-// machines, small units last, halted ones not at all.
+// machines, small units last and after them those of one account, halted ones not at all.
 func (r *Rollout) lead() (lead *unit) {
 	better := func(a, b *unit) bool {
+		if x, y := r.weighs(a), r.weighs(b); x != y {
+			return x
+		}
 		if a.Small != b.Small {
 			return !a.Small
 		}

@@ -99,6 +99,13 @@
 // siblings have the patch, and in tiers of fewer than 20 machines, the first machine begins alone. Then
 // as many may be in their first 15 minutes as have lived through them.
 //
+// # Machines that try again
+//
+// A machine counts once in a stage among those that came, that were exposed and to which
+// the patch did not go in, with how its last trial ended. One that asks again before it gave a sign of
+// life begins anew, some times: the answer was lost, and it counts from the one it got. Its evidence in the tests
+// is that of each trial, within the share of its account.
+//
 // # Accounts that lie
 //
 // Machines belong to accounts, and one account may run many machines that say
@@ -109,7 +116,17 @@
 //     evidence of the unit already. Other trials are watched and count against the
 //     limits of exposure, but not in any number above but test C's oops.
 //   - Of the failures of a unit, no more than its share, and at least one, are counted from
-//     one account.
+//     one account. The same holds for what did not go in.
+//
+// In the evidence of a source, its e and its number of controls, an account has its share of what all
+// units of the source show, too. An account that is alone on a kernel, or shares it with
+// one other, may halt it by itself. Where the source has more accounts that halt says nothing of
+// the siblings ([Rollout.weighs]): they neither wait nor are halted, the unit is not the lead, nobody waits for
+// it, and what is known of it lets no other widen.
+//
+// Accounts are counted in each tier, and the largest number is taken: an account belongs to
+// one tier, and a fleet with a token for each would be many accounts, of which only the first could show anything
+// in time. So two accounts that are each alone in a tier of a kernel count as one, and each may halt it.
 //
 // Both rules look at the past and at the account and never at the arm. Leaving a
 // failure out replaces its factor by 1, and whether to leave it out is known

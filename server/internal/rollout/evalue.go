@@ -20,9 +20,13 @@ type EValue [4]Nats
 // Fail multiplies by the factor of a failure, where treated and control machines
 // are those, this one included, that were dealt together and could have failed instead.
 func (e *EValue) Fail(risks [4]float64, treated bool, atRisk Pair) {
-	f := factors(risks, treated, atRisk)
+	e.times(factors(risks, treated, atRisk))
+}
+
+// times multiplies each e_R by its factor.
+func (e *EValue) times(factors EValue) {
 	for i := range e {
-		e[i] += f[i]
+		e[i] += factors[i]
 	}
 }
 

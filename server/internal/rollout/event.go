@@ -22,6 +22,8 @@ const (
 	Failed     Kind = "failed"     // see Failure
 	Soft       Kind = "soft"       // the patch did not go in, or was taken out: no harm, no use
 	Left       Kind = "left"       // clean shutdown, other kernel or patch, enrolment ended
+	Suspended  Kind = "suspended"  // people have halted the rollout as a whole
+	Continued  Kind = "continued"  // and let it go on
 	Promoted   Kind = "promoted"   // a person lets a unit into its next tier
 	Resumed    Kind = "resumed"    // two people let a halted unit go on
 	Released   Kind = "released"   // a person lets a unit go on although a sibling is halted
@@ -44,7 +46,8 @@ type Event struct {
 	// Of Offered, Intent, Sham, Alive, Failed, Soft and Left.
 	Machine Machine `json:"machine,omitzero"`
 
-	// Of Offered, Intent and Sham; of a Failed by Oops; of Population (but the account).
+	// Of Offered, Intent and Sham; of a Failed by Oops; of Population, where the account is the
+	// one that has all these machines, if there is one and it is known.
 	Cell    string `json:"cell,omitempty"` // "<release>/<arch>"
 	Tier    string `json:"tier,omitempty"`
 	Account string `json:"account,omitempty"`
@@ -90,6 +93,8 @@ func (r *Rollout) Check(e Event) error {
 		return checkMachine(e)
 	case Promoted, Resumed, Released:
 		return r.checkPerson(e)
+	case Suspended, Continued:
+		return nil
 	}
 	return fmt.Errorf("%w: kind %.40q is not known", errEvent, e.Kind)
 }
@@ -150,8 +155,8 @@ func (r *Rollout) checkPerson(e Event) error {
 // not matter in which they came: first what is known of the fleet and what people
 // decided, then who begins, who lives, who leaves, and at last who failed.
 var order = map[Kind]int{
-	Population: 1, Resumed: 2, Released: 3, Promoted: 4,
-	Offered: 5, Sham: 6, Intent: 7, Alive: 8, Soft: 9, Left: 10, Failed: 11,
+	Population: 1, Suspended: 2, Continued: 3, Resumed: 4, Released: 5, Promoted: 6,
+	Offered: 7, Sham: 8, Intent: 9, Alive: 10, Soft: 11, Left: 12, Failed: 13,
 }
 
 func sorted(events []Event) []Event {

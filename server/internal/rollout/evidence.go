@@ -48,26 +48,28 @@ type Evidence struct {
 	Tried       int64  `json:"tried"`     // machines that have had the patch, in all tiers
 
 	// What widening asks.
-	Waits    string  `json:"waits"`    // for whom, or ""
-	Machines int64   `json:"machines"` // of the unit in the tier
-	Tier     string  `json:"tier"`
-	Last     bool    `json:"last"` // there is no tier after it
-	Auto     bool    `json:"auto"` // the next tier begins without a person
-	Told     bool    `json:"told"` // a person promoted it
-	Late     bool    `json:"late"` // its siblings had the patch when it came
-	Done     bool    `json:"done"` // all tiers have the patch
-	Ramp     []int64 `json:"ramp"`
-	Stage    int64   `json:"stage"` // 0: none yet
-	Age      int64   `json:"age"`   // of the stage, in seconds
-	Share    int64   `json:"share"`
-	Wanted   int64   `json:"wanted"`  // machines that the stage was to let in
-	Came     int64   `json:"came"`    // that it let in
-	Exposed  int64   `json:"exposed"` // in this tier so far
-	Pending  int64   `json:"pending"` // of them without an outcome, or only offered
-	Soft     int64   `json:"soft"`    // of them that ended in a soft failure
-	Left     Pair    `json:"left"`    // trials that ended without an outcome: not judged, but worth a look
-	Treated  Tally   `json:"treated"` // matured evidence, with the share of earlier tiers and of siblings
-	Control  Tally   `json:"control"`
+	Lone      Tally   `json:"lone,omitzero"`       // as Trip, of a tier that is one account's among others, evidence or not
+	Suspended bool    `json:"suspended,omitempty"` // people have halted the rollout as a whole
+	Waits     string  `json:"waits"`               // for whom, or ""
+	Machines  int64   `json:"machines"`            // of the unit in the tier
+	Tier      string  `json:"tier"`
+	Last      bool    `json:"last"` // there is no tier after it
+	Auto      bool    `json:"auto"` // the next tier begins without a person
+	Told      bool    `json:"told"` // a person promoted it
+	Late      bool    `json:"late"` // its siblings had the patch when it came
+	Done      bool    `json:"done"` // all tiers have the patch
+	Ramp      []int64 `json:"ramp"`
+	Stage     int64   `json:"stage"` // 0: none yet
+	Age       int64   `json:"age"`   // of the stage, in seconds
+	Share     int64   `json:"share"`
+	Wanted    int64   `json:"wanted"`  // machines that the stage was to let in
+	Came      int64   `json:"came"`    // that it let in
+	Exposed   int64   `json:"exposed"` // in this tier so far
+	Pending   int64   `json:"pending"` // of them without an outcome, or only offered
+	Soft      int64   `json:"soft"`    // of them that ended in a soft failure
+	Left      Pair    `json:"left"`    // trials that ended without an outcome: not judged, but worth a look
+	Treated   Tally   `json:"treated"` // matured evidence, with the share of earlier tiers and of siblings
+	Control   Tally   `json:"control"`
 }
 
 // An Action is what is decided.
@@ -106,6 +108,7 @@ const (
 	PendingOutcomes  Reason = "pending"
 	NobodyCame       Reason = "nobody-came"
 	NoEvidence       Reason = "no-evidence" // no machine that came counts
+	Paused           Reason = "paused"      // people have halted the rollout as a whole
 	NeedsPerson      Reason = "needs-person"
 	NoMachines       Reason = "no-machines"
 	FirstStage       Reason = "first-stage"
@@ -149,6 +152,8 @@ func (p Params) Judge(e Evidence) Verdict {
 	switch {
 	case e.Done:
 		v.Action, v.Reason = Hold, Through
+	case e.Suspended:
+		v.Action, v.Reason = Hold, Paused
 	case e.Told:
 		v.Action, v.Reason = next(e), ByPerson
 	case p.Pace.AtOnce:
@@ -186,7 +191,8 @@ func (h HaltParams) silence(e Evidence) bool {
 	return e.Silent.Treated >= h.SilentMin &&
 		float64(e.Silent.Treated) > h.SilentShare*float64(e.Seen.Treated) &&
 		e.Seen.Control >= h.SilentControls &&
-		float64(e.Silent.Control) < h.ControlShare*float64(e.Seen.Control)
+		float64(e.Silent.Control) < h.ControlShare*float64(e.Seen.Control) &&
+		chance(e.Silent, e.Seen) < h.TripAlpha
 }
 
 // crash is test D.
@@ -208,7 +214,7 @@ func (p Params) holds(e Evidence) Reason {
 		return Reason(e.Waits)
 	case e.Soft >= p.Pace.SoftMin && float64(e.Soft) > p.Pace.SoftShare*float64(e.Exposed-e.Pending):
 		return SoftFailures
-	case p.Pace.failing(e.Treated, e.Control):
+	case p.Pace.failing(e.Treated, e.Control), p.Halt.lonely(e.Lone):
 		return Failing
 	case e.Came == 0 && e.Age >= seconds(p.Pace.Dwell) && e.Age < seconds(p.Pace.Absent):
 		return NobodyCame

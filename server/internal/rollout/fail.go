@@ -15,7 +15,7 @@ func (r *Rollout) failed(e Event) {
 	case t != nil && t.Arm == Control: // it has no module of ours
 	case e.Failure == Oops:
 		r.blame(e, t)
-	case e.Failure == OpenJournal && t != nil && !t.is(offered) && r.s.Params.Time.fresh(int(t.Passed)):
+	case e.Failure == OpenJournal && t != nil && !t.is(offered|closed) && r.s.Params.Time.fresh(int(t.Passed)):
 		r.accuse(r.s.Units[t.Unit], e.Machine, t.Account)
 	}
 	switch {
@@ -39,6 +39,8 @@ func (r *Rollout) blame(e Event, t *Trial) {
 	account := r.account(e.Account)
 	if t != nil {
 		u, account = r.s.Units[t.Unit], t.Account
+	} else if !r.has(u, e.Tier) {
+		return
 	}
 	if u == nil || u.Halted != "" || !r.trusts(u, e.Newcomer) {
 		return
@@ -53,6 +55,12 @@ func (r *Rollout) blame(e Event, t *Trial) {
 	}
 	mine.Signatures++
 	u.Signatures[e.Signature] = append(known, reporter{e.Machine, account})
+}
+
+// has tells whether some machine of a tier may have the patch.
+func (r *Rollout) has(u *unit, tier string) bool {
+	i := r.tier(tier)
+	return u != nil && i >= 0 && u.Lanes[i].Share > 0
 }
 
 // confirmed tells whether what reporters say is known from a machine already, or from
@@ -88,6 +96,9 @@ func (r *Rollout) fail(t *Trial, f Failure) {
 		return
 	}
 	u := r.s.Units[t.Unit]
+	if t.Arm == Treated && (f != silence || !r.s.Params.Time.lived(int(t.Passed))) {
+		u.Lanes[t.Tier].Dead++
+	}
 	if t.is(evidence) {
 		r.count(u, t, f == silence)
 	}
@@ -96,7 +107,7 @@ func (r *Rollout) fail(t *Trial, f Failure) {
 		r.miss(t, f)
 		return
 	}
-	r.forget(t)
+	r.keep(t)
 }
 
 // miss keeps what is known of a machine of a small unit that failed, nobody knows why: one
@@ -151,7 +162,7 @@ func (r *Rollout) count(u *unit, t *Trial, silent bool) {
 	if silent && t.Stage == l.Stage && p.Time.deadline(int(t.Passed)) <= p.Time.Early {
 		l.Silent.add(t.Arm, 1)
 	}
-	r.multiply(u, t.Arm, atRisk)
+	r.multiply(u, t, atRisk)
 }
 
 // atRisk returns the machines that were dealt with one that fails, from before all
@@ -168,12 +179,17 @@ func (r *Rollout) atRisk(t *Trial) Pair {
 	return before
 }
 
-// multiply takes a failure into test A.
-func (r *Rollout) multiply(u *unit, a Arm, atRisk Pair) {
-	f := factors(r.s.Params.Halt.Risks, a == Treated, atRisk)
+// multiply takes a failure into test A: that of its unit, and that of the source if its
+// account has no more than its share of that as well.
+func (r *Rollout) multiply(u *unit, t *Trial, atRisk Pair) {
+	f := factors(r.s.Params.Halt.Risks, t.Arm == Treated, atRisk)
+	u.E.times(f)
 	src := r.s.Sources[u.Source]
-	for i := range f {
-		u.E[i] += f[i]
-		src.E[i] += f[i]
+	mine := src.account(t.Account)
+	if !fits(mine.Failed, src.Failed, leastFailed, r.s.Params.Pace.AccountShare, r.owners[u.Source]) {
+		return
 	}
+	mine.Failed++
+	src.Failed++
+	src.E.times(f)
 }

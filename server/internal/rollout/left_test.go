@@ -57,7 +57,7 @@ func TestWhoLeftMayBeginAgain(t *testing.T) {
 	b.now = b.now.Add(time.Minute)
 	b.step(again(Alive, ms)...)
 	b.step(ms...)
-	if l := b.lane("k", "stable"); l.Exposed != 2 || l.Pending != 1 || l.Left != (Pair{1, 0}) {
+	if l := b.lane("k", "stable"); l.Exposed != 1 || l.Came.Treated != 1 || l.Pending != 1 || l.Left != (Pair{}) {
 		t.Errorf("exposed %d, pending %d, left %+v", l.Exposed, l.Pending, l.Left)
 	}
 }

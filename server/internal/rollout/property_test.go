@@ -34,6 +34,10 @@ func propertyRollout(t *rapid.T) *Rollout {
 	var fleet []Event
 	for i, cell := range []string{"k0", "k1", "tiny"} {
 		for _, tier := range []string{"edge", "late"} {
+			if cell == "tiny" && tier == "late" {
+				fleet = append(fleet, Event{Kind: Population, Cell: cell, Source: "src", Tier: tier, Machines: 4, Accounts: 1, Account: "a7"})
+				continue
+			}
 			fleet = append(fleet, Event{
 				Kind: Population, Cell: cell, Source: "src", Tier: tier,
 				Machines: []int64{30, 20, 4}[i], Accounts: []int64{30, 2, 4}[i],
@@ -68,6 +72,11 @@ func propertyEvents(t *rapid.T, r *Rollout, m mood) (events []Event) {
 				events = append(events, Event{Kind: Alive, Machine: id(i)})
 			}
 		}
+	}
+	if rapid.IntRange(0, 9).Draw(t, "people halt it") == 0 {
+		events = append(events, Event{Kind: Suspended})
+	} else if r.Suspended() && rapid.IntRange(0, 2).Draw(t, "people let it go on") == 0 {
+		events = append(events, Event{Kind: Continued})
 	}
 	for _, u := range r.s.Units {
 		if u.Halted != "" && rapid.IntRange(0, 9).Draw(t, "resume") == 0 {

@@ -29,10 +29,11 @@ type Rollout struct {
 	trials   map[Machine]*Trial
 	watched  int // of trials: those that end by themselves as time passes
 	wheel    wheel
-	base     map[uint32]Pair    // risk sets before the failures of this instant
-	accounts map[string]uint32  // index of each in s.Accounts
-	cells    [][]string         // of each unit, in order
-	closed   map[*unit][]*Trial // some may be forgotten already
+	base     map[uint32]Pair            // risk sets before the failures of this instant
+	accounts map[string]uint32          // index of each in s.Accounts
+	cells    [][]string                 // of each unit, in order
+	owners   map[string]int64           // accounts of each source
+	closed   map[*unit]map[Machine]bool // some may be forgotten already
 }
 
 // A source is a source patch; its units are kernels built from it.
@@ -41,14 +42,23 @@ type source struct {
 	E     EValue `json:"e"`
 	// Controls that have matured, in all its units.
 	Controls int64 `json:"controls"`
+	Failed   int64 `json:"failed,omitempty"` // in E
+	// Accounts are the parts of accounts in both.
+	Accounts map[uint32]*share `json:"accounts,omitempty"`
 }
 
 // A cell is a kernel.
 type cell struct {
-	Source   string  `json:"source"`
-	Unit     int     `json:"unit"` // index, or -1 while it has no machines
-	Machines []int64 `json:"machines"`
-	Accounts []int64 `json:"accounts"`
+	Source   string   `json:"source"`
+	Unit     int      `json:"unit"` // index, or -1 while it has no machines
+	Machines []int64  `json:"machines"`
+	Accounts []int64  `json:"accounts"`
+	Owners   []string `json:"owners,omitempty"` // the account in a tier, if it is the only one there and known
+}
+
+// fits tells whether the cell says something of each of a number of tiers.
+func (c *cell) fits(tiers int) bool {
+	return len(c.Machines) == tiers && len(c.Accounts) == tiers && (c.Owners == nil || len(c.Owners) == tiers)
 }
 
 // New returns a rollout that nobody has yet. The salt has to be drawn after the
@@ -159,6 +169,10 @@ func failing(events []Event) map[Machine]bool {
 
 func (r *Rollout) one(e Event) {
 	switch e.Kind {
+	case Suspended:
+		r.suspend()
+	case Continued:
+		r.proceed()
 	case Promoted, Resumed, Released:
 		r.person(e)
 	case Offered:
@@ -186,6 +200,12 @@ func (r *Rollout) populate(e Event) {
 	}
 	tier := r.tier(e.Tier)
 	c.Machines[tier], c.Accounts[tier] = e.Machines, e.Accounts
+	if c.Owners == nil && e.Account != "" {
+		c.Owners = make([]string, len(r.s.Tiers))
+	}
+	if c.Owners != nil {
+		c.Owners[tier] = e.Account
+	}
 }
 
 // regroup puts cells that have none into units, and counts the units' machines.
@@ -193,7 +213,7 @@ func (r *Rollout) populate(e Event) {
 func (r *Rollout) regroup() {
 	for _, u := range r.s.Units {
 		for i := range u.Lanes {
-			u.Lanes[i].Machines, u.Lanes[i].Accounts = 0, 0
+			u.Lanes[i].Machines = 0
 		}
 	}
 	names := slices.Sorted(maps.Keys(r.s.Cells))
@@ -209,9 +229,9 @@ func (r *Rollout) regroup() {
 		lanes := r.s.Units[c.Unit].Lanes
 		for i := range lanes {
 			lanes[i].Machines += c.Machines[i]
-			lanes[i].Accounts = max(lanes[i].Accounts, c.Accounts[i])
 		}
 	}
+	r.own()
 }
 
 // list lists the cells of each unit.
@@ -286,7 +306,7 @@ func (r *Rollout) person(e Event) {
 	if e.Kind == Resumed {
 		r.resume(u)
 	}
-	u.Released = r.haltedSiblings(u, nil)
+	u.Released, u.Held = r.haltedSiblings(u, nil), nil
 }
 
 // resume begins the tests of a unit anew. What was counted of it stays counted,

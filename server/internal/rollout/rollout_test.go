@@ -309,6 +309,9 @@ func TestSoftFailuresHold(t *testing.T) {
 	b.step(treated...)
 	b.step(again(Soft, treated[:12])...)
 	b.want("k", Hold, SoftFailures)
+	if s := b.r.Stages()[0]; s.Soft != 12 {
+		t.Errorf("%d soft failures are shown, want 12", s.Soft)
+	}
 	if b.r.s.Units[0].Failed != (Pair{}) {
 		t.Error("a soft failure counts as a failure")
 	}

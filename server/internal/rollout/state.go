@@ -20,6 +20,9 @@ type State struct {
 	Now      int64  `json:"now"`      // Unix seconds of the last instant
 	Patience int64  `json:"patience"` // silence does not count before it
 	Seq      int64  `json:"seq"`      // decisions made
+	// Suspended is since when the rollout as a whole is halted by people, in Unix seconds; 0: it
+	// is not.
+	Suspended int64 `json:"suspended,omitempty"`
 
 	Processes int                `json:"processes"` // that share alpha
 	LastBatch uint32             `json:"last_batch"`
@@ -62,7 +65,7 @@ func Restore(s State) (*Rollout, error) {
 	}
 	r := &Rollout{
 		s: s, trials: make(map[Machine]*Trial, len(s.Trials)), base: map[uint32]Pair{}, accounts: map[string]uint32{},
-		closed: map[*unit][]*Trial{},
+		closed: map[*unit]map[Machine]bool{},
 		wheel:  wheel{slots: map[int64][]*Trial{}, next: s.Now},
 	}
 	for i, name := range s.Accounts {
@@ -73,6 +76,7 @@ func Restore(s State) (*Rollout, error) {
 	}
 	r.s.Trials = nil
 	r.list()
+	r.own()
 	for _, u := range r.s.Units {
 		if u.Signatures == nil {
 			u.Signatures = map[string][]reporter{}
@@ -89,8 +93,8 @@ func (r *Rollout) watch(stored *Trial) {
 	if !t.is(closed | missed) {
 		r.watched++
 	}
-	if u := r.s.Units[t.Unit]; t.is(closed) {
-		r.closed[u] = append(r.closed[u], t)
+	if t.is(closed) {
+		r.remember(t)
 	}
 	if t.Due != 0 {
 		r.wheel.put(t)
@@ -105,12 +109,17 @@ func (s *State) check() error {
 		}
 	}
 	for name, c := range s.Cells {
-		if c == nil || c.Unit < -1 || c.Unit >= len(s.Units) || len(c.Machines) != len(s.Tiers) || len(c.Accounts) != len(s.Tiers) {
+		if c == nil || c.Unit < -1 || c.Unit >= len(s.Units) || !c.fits(len(s.Tiers)) {
 			return fmt.Errorf("cell %.40q does not fit", name)
 		}
 	}
-	if slices.Contains(slices.Collect(maps.Values(s.Batches)), nil) || slices.Contains(slices.Collect(maps.Values(s.Sources)), nil) {
-		return fmt.Errorf("a batch or a source is missing")
+	if slices.Contains(slices.Collect(maps.Values(s.Batches)), nil) {
+		return fmt.Errorf("a batch is missing")
+	}
+	for name, src := range s.Sources {
+		if src == nil || slices.Contains(slices.Collect(maps.Values(src.Accounts)), nil) {
+			return fmt.Errorf("source %.40q or an account of it is missing", name)
+		}
 	}
 	seen := make(map[Machine]bool, len(s.Trials))
 	for i := range s.Trials {

@@ -53,11 +53,11 @@ func TestSameOopsHalts(t *testing.T) {
 			return []Event{oops(ms[0], "s", "x"), oops(ms[1], "r", "y")}
 		}, ""},
 		"two machines of one account that is not alone": {func([]Event) []Event {
-			a, b := Event{Machine: id(900_001), Cell: "k"}, Event{Machine: id(900_002), Cell: "k"}
+			a, b := Event{Machine: id(900_001), Cell: "k", Tier: "stable"}, Event{Machine: id(900_002), Cell: "k", Tier: "stable"}
 			return []Event{oops(a, "s", "liar"), oops(b, "s", "liar")}
 		}, ""},
 		"two machines that are no longer watched": {func([]Event) []Event {
-			a, b := Event{Machine: id(900_001), Cell: "k"}, Event{Machine: id(900_002), Cell: "k"}
+			a, b := Event{Machine: id(900_001), Cell: "k", Tier: "stable"}, Event{Machine: id(900_002), Cell: "k", Tier: "stable"}
 			return []Event{oops(a, "s", "x"), oops(b, "s", "y")}
 		}, TestCOops},
 		"two newcomers": {func(ms []Event) []Event {
@@ -101,13 +101,13 @@ func TestManySignaturesOfOneAccountHideNone(t *testing.T) {
 	b := newBed(t, nil)
 	b.step(population("k", "stable", 10_000))
 	for i := range 100 {
-		b.step(Event{Kind: Failed, Failure: Oops, Signature: fmt.Sprint(i), Machine: id(900_000 + i), Cell: "k", Account: "liar"})
+		b.step(Event{Kind: Failed, Failure: Oops, Signature: fmt.Sprint(i), Machine: id(900_000 + i), Cell: "k", Tier: "stable", Account: "liar"})
 	}
 	if n := len(b.r.s.Units[0].Signatures); n > maxSignatures {
 		t.Errorf("%d signatures of one account are kept", n)
 	}
 	for _, a := range []string{"x", "y"} {
-		b.step(Event{Kind: Failed, Failure: Oops, Signature: "true", Machine: id(len(a) + int(a[0])), Cell: "k", Account: a})
+		b.step(Event{Kind: Failed, Failure: Oops, Signature: "true", Machine: id(len(a) + int(a[0])), Cell: "k", Tier: "stable", Account: a})
 	}
 	b.want("k", Halt, TestCOops)
 }

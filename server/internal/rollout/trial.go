@@ -30,15 +30,24 @@ const (
 	offered  flags = 1 << iota // told, but has not begun
 	matured                    // was well after the soak
 	counted                    // is part of the matured evidence
-	closed                     // a control that had its trial; kept so that it has one a stage
+	closed                     // had its trial; kept so that it counts once in a stage
 	evidence                   // counts in the tests and for the pace
 	missed                     // failed, nobody knows why; kept to learn whether it crashed
 	held                       // is missed, and still counts as young
 	down                       // is missed, and has been down: what it says now is of another boot
+	refused                    // is closed, and part of its lane's soft failures
+	departed                   // is closed, and part of those that left its lane
+)
+
+// How often a machine has asked again before it began is kept in three flags: see
+// [Rollout.reopen].
+const (
+	asked    flags = 1 << 12
+	askedAll flags = 7 * asked
 )
 
 const (
-	allFlags = offered | matured | counted | closed | evidence | missed | held | down
+	allFlags = offered | matured | counted | closed | evidence | missed | held | down | refused | departed | askedAll
 	idle     = offered | closed | missed // kept, but no sign of life is expected
 )
 

@@ -19,6 +19,13 @@ func (h HaltParams) tripwire(treated, control Tally) (llr, p0 float64) {
 	return x*math.Log(p1/p0) + (n-x)*math.Log((1-p1)/(1-p0)), p0
 }
 
+// lonely is test B of a tier that is one account's. Its word does not halt what others have, but it is all
+// that is known of the tier.
+func (h HaltParams) lonely(lone Tally) bool {
+	llr, _ := h.tripwire(lone, Tally{})
+	return h.tripped(llr)
+}
+
 // tripped tells whether llr reaches Wald's upper boundary.
 func (h HaltParams) tripped(llr float64) bool {
 	return llr >= math.Log((1-h.TripBeta)/h.TripAlpha)

@@ -22,6 +22,7 @@ type unit struct {
 	Dealt  int64  `json:"dealt"`  // evidence, both arms
 	Failed Pair   `json:"failed"` // counted evidence
 	Mature Pair   `json:"mature"` // counted evidence
+	Soft   int64  `json:"soft,omitempty"`
 
 	Accounts   map[uint32]*share     `json:"accounts"`
 	Signatures map[string][]reporter `json:"signatures,omitempty"`
@@ -34,6 +35,9 @@ type unit struct {
 	Told     bool     `json:"told,omitempty"`
 	Released []string `json:"released,omitempty"` // halted siblings that a person has looked at
 	Last     Verdict  `json:"last"`
+	// Held is when the unit was last said to hold for a reason, since it did anything else, in Unix
+	// seconds.
+	Held map[Reason]int64 `json:"held,omitempty"`
 }
 
 // A share is an account's part in the evidence of a unit.
@@ -41,6 +45,7 @@ type share struct {
 	Dealt      int64 `json:"dealt"`
 	Failed     int64 `json:"failed"`
 	Mature     Pair  `json:"mature"`
+	Soft       int64 `json:"soft,omitempty"`
 	Signatures int   `json:"signatures,omitempty"`
 }
 
@@ -62,15 +67,18 @@ type lane struct {
 	Sham   int64 `json:"sham"`
 	Room   int64 `json:"room"`   // N′ of the stage
 	Wanted int64 `json:"wanted"` // machines that it may let in
-	Came   Pair  `json:"came"`   // trials that it has opened
+	Came   Pair  `json:"came"`   // machines that have opened a trial in it
 
-	Exposed int64 `json:"exposed"` // treated, from here on all trials, evidence or not
+	Exposed int64 `json:"exposed"` // treated, from here on all, evidence or not; once in a stage
 	Pending int64 `json:"pending"`
 	Dark    int64 `json:"dark"` // of them without any sign of life
 	Offered int64 `json:"offered"`
 	Young   int64 `json:"young"` // offered, or have not outlived the early window and might yet
 	Soft    int64 `json:"soft"`
 	Left    Pair  `json:"left"`
+	// Lived outlived the early window, Dead fell silent in it, or said at any time that they failed.
+	Lived int64 `json:"lived,omitempty"`
+	Dead  int64 `json:"dead,omitempty"`
 
 	Healthy Pair `json:"healthy"` // counted evidence
 	Failed  Pair `json:"failed"`  // counted evidence
@@ -109,65 +117,6 @@ func (u *unit) tallies(tier int, carry float64) (treated, control Tally) {
 // all is the matured evidence of a unit, undiscounted.
 func (u *unit) all() (treated, control Tally) { return u.tallies(len(u.Lanes)-1, 1) }
 
-// accounts is how many accounts have machines of the unit, at least 1.
-func (u *unit) accounts() int64 {
-	accounts := int64(1)
-	for i := range u.Lanes {
-		accounts = max(accounts, u.Lanes[i].Accounts)
-	}
-	return accounts
-}
-
-// fits tells whether an account that has mine of all may have one more: it may
-// have its share of them, twice its fair share where there are few accounts, and at least
-// some number.
-func (u *unit) fits(mine, all int64, least, share float64) bool {
-	share = max(share, 2/float64(u.accounts()))
-	return float64(mine+1) <= max(least, share*float64(all+1))
-}
-
-func (u *unit) account(id uint32) *share {
-	s := u.Accounts[id]
-	if s == nil {
-		s = &share{}
-		u.Accounts[id] = s
-	}
-	return s
-}
-
-// The least that an account may have of trials, failures and matured machines: while
-// a unit has few, a twentieth is less than one.
-const (
-	leastDealt  = 10
-	leastFailed = 1
-	leastMature = 2
-)
-
-// admits tells whether an account may have one more of the unit's trials as
-// evidence. It may not ask for the arm: an account whose treated machines are
-// kept and whose controls are not would bias the comparison by whatever makes
-// its machines differ from others.
-func (u *unit) admits(account uint32, share float64) bool {
-	return u.fits(u.account(account).Dealt, u.Dealt, leastDealt, share)
-}
-
-// countsFailure tells whether one more failure of an account counts. Nor may it ask
-// for the arm.
-func (u *unit) countsFailure(account uint32, share float64) bool {
-	return u.fits(u.account(account).Failed, u.Failed.Treated+u.Failed.Control, leastFailed, share)
-}
-
-// countsMature tells whether one more machine of an account that is well counts. It
-// is no matter of the tests, only of the pace, and so it is asked for each arm.
-func (u *unit) countsMature(account uint32, arm Arm, share float64) bool {
-	mine, all := u.account(account).Mature, u.Mature
-	have, total := mine.Treated, all.Treated
-	if arm == Control {
-		have, total = mine.Control, all.Control
-	}
-	return u.fits(have, total, leastMature, share)
-}
-
 // current returns the lane that is being widened, or nil when the last tier has
 // the patch.
 func (u *unit) current() *lane {
@@ -180,10 +129,11 @@ func (u *unit) current() *lane {
 // latest is the tier that is being widened, or the last one.
 func (u *unit) latest() int { return min(u.Tier, len(u.Lanes)-1) }
 
-// tried is on how many machines the patch has been.
+// tried is on how many machines the patch has been, without those on which it has not stayed.
 func (u *unit) tried() (n int64) {
 	for i := range u.Lanes {
-		n += u.Lanes[i].Exposed
+		l := &u.Lanes[i]
+		n += l.Exposed - l.Soft - l.Left.Treated
 	}
 	return n
 }

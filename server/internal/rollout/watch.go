@@ -9,7 +9,7 @@ func (r *Rollout) offer(e Event) {
 		return
 	}
 	if t := r.trials[e.Machine]; t != nil {
-		if t.Arm == Treated && !t.is(missed) {
+		if t.Arm == Treated && !t.is(missed|closed) {
 			return
 		}
 		r.leave(t, false) // a control that the stage has reached
@@ -37,26 +37,72 @@ func (r *Rollout) expose(e Event) {
 		return
 	}
 	t := r.trials[e.Machine]
+	again := r.again(t, i, r.tier(e.Tier))
 	switch {
-	case t != nil && t.is(offered):
+	case t == nil:
+	case t.is(offered):
 		r.unoffer(t)
-	case t != nil && t.Arm == Treated && !t.is(missed):
-		return // it said so before
-	case t != nil:
+	case t.Arm == Treated && !t.is(missed|closed):
+		r.reopen(u, t)
+		return
+	default:
 		r.leave(t, false)
 	}
 	t = r.open(e, i, Treated)
 	l := &u.Lanes[t.Tier]
-	l.Exposed++
+	if !again {
+		l.Exposed++
+		l.Came.Treated++
+	}
 	l.Pending++
 	l.Dark++
 	l.Young++
-	l.Came.Treated++
 	// Machines that an earlier stage had reached and that come only now are
 	// not like the controls, which are drawn from all that check in.
 	arm := Assignment{Salt: r.s.Salt, Stage: int64(l.Stage), Share: l.Share}.Arm(e.Machine)
 	before := Assignment{Salt: r.s.Salt, Share: l.Before}.Arm(e.Machine)
 	r.begin(u, t, r.trusts(u, e.Newcomer), int(t.Tier) == u.Tier && arm == Treated && before != Treated)
+}
+
+// again tells whether a machine had a trial in the same stage before, and if so takes back
+// how that ended: what a stage has of machines it has once of each, or one that tries again and
+// again would use up the stage, and look like many that failed.
+func (r *Rollout) again(t *Trial, unit, tier int) bool {
+	if t == nil || t.Arm != Treated || !t.is(closed|missed) || int(t.Unit) != unit || int(t.Tier) != tier {
+		return false
+	}
+	u := r.s.Units[unit]
+	l := &u.Lanes[tier]
+	if t.is(refused) {
+		l.Soft--
+		u.Soft--
+		u.account(t.Account).Soft--
+	}
+	if t.is(departed) {
+		l.Left.add(t.Arm, -1)
+	}
+	return t.Stage == l.Stage
+}
+
+// maxAsks bounds how often a trial is opened anew: a machine that asks for ever must be
+// missed at last.
+const maxAsks = 7
+
+// reopen opens the trial of a machine anew that asks again before it has given a sign of
+// life. The answer was lost or late, so it begins only now: with the first ask
+// for its beginning a machine that is well would be missed.
+func (r *Rollout) reopen(u *unit, t *Trial) {
+	if t.Passed != 0 || t.Opened == r.s.Now || t.Flags&askedAll == maxAsks*asked {
+		return
+	}
+	t.Flags += asked
+	t.Opened, t.Due = r.s.Now, r.s.Now+r.s.Params.Time.overdue(0)
+	r.wheel.put(t)
+	if l := &u.Lanes[t.Tier]; t.dealt() && t.Stage == l.Stage {
+		r.unrisk(t)
+		t.Batch = r.batch(l)
+		r.s.Batches[t.Batch].AtRisk.add(t.Arm, 1)
+	}
 }
 
 // sham opens the trial of a control, once in each stage.
@@ -193,6 +239,7 @@ func (r *Rollout) outlive(t *Trial) {
 func (r *Rollout) survive(u *unit, t *Trial) {
 	if t.Arm == Treated {
 		u.Lanes[t.Tier].Young--
+		u.Lanes[t.Tier].Lived++
 	}
 	if t.is(evidence) {
 		u.Lived.add(t.Arm, 1)
@@ -220,7 +267,16 @@ func (r *Rollout) mature(u *unit, t *Trial) {
 	u.Mature.add(t.Arm, 1)
 	l.Healthy.add(t.Arm, 1)
 	if t.Arm == Control {
-		r.s.Sources[u.Source].Controls++
+		r.s.Sources[u.Source].control(t.Account, r.s.Params.Pace.AccountShare, r.owners[u.Source])
+	}
+}
+
+// control counts a control that has matured.
+func (s *source) control(account uint32, share float64, accounts int64) {
+	mine := s.account(account)
+	if fits(mine.Mature.Control, s.Controls, leastMature, share, accounts) {
+		mine.Mature.Control++
+		s.Controls++
 	}
 }
 
@@ -233,20 +289,27 @@ func (r *Rollout) leave(t *Trial, soft bool) {
 	case t.is(offered):
 		r.unoffer(t)
 		return
-	case t.is(closed | missed):
+	case t.is(closed):
+		return
+	case t.is(missed):
 		r.forget(t)
 		return
 	}
-	l := &r.s.Units[t.Unit].Lanes[t.Tier]
+	u := r.s.Units[t.Unit]
+	l := &u.Lanes[t.Tier]
 	r.settle(l, t)
 	switch {
-	case soft && t.Arm == Treated:
+	case soft && t.Arm == Treated && u.countsSoft(t.Account, r.s.Params.Pace.AccountShare):
 		l.Soft++
+		u.Soft++
+		u.account(t.Account).Soft++
+		t.Flags |= refused
 	case !t.is(matured):
 		l.Left.add(t.Arm, 1)
+		t.Flags |= departed
 	}
 	r.unrisk(t)
-	r.forget(t)
+	r.keep(t)
 }
 
 // settle takes a trial out of what is pending.
@@ -275,14 +338,33 @@ func (r *Rollout) unrisk(t *Trial) {
 // close ends the watch over a machine that is well.
 func (r *Rollout) close(t *Trial) {
 	r.unrisk(t)
-	if l := &r.s.Units[t.Unit].Lanes[t.Tier]; t.Arm == Control && t.Stage == l.Stage {
-		t.Due, t.Batch = 0, 0
-		t.Flags |= closed
-		r.closed[r.s.Units[t.Unit]] = append(r.closed[r.s.Units[t.Unit]], t)
-		r.watched--
+	if t.Arm == Control {
+		r.keep(t)
 		return
 	}
 	r.forget(t)
+}
+
+// keep ends the watch over a machine and remembers it until its stage is over.
+func (r *Rollout) keep(t *Trial) {
+	u := r.s.Units[t.Unit]
+	if int(t.Tier) != u.Tier || t.Stage != u.Lanes[t.Tier].Stage {
+		r.forget(t)
+		return
+	}
+	t.Due, t.Batch = 0, 0
+	t.Flags |= closed
+	r.watched--
+	r.remember(t)
+}
+
+// remember notes a machine for [Rollout.sweep].
+func (r *Rollout) remember(t *Trial) {
+	u := r.s.Units[t.Unit]
+	if r.closed[u] == nil {
+		r.closed[u] = map[Machine]bool{}
+	}
+	r.closed[u][t.Machine] = true
 }
 
 // forget drops what is kept of a machine. The wheel may still hold the trial; without

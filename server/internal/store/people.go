@@ -27,7 +27,8 @@ const (
 type Person struct {
 	// Account is how it is shown: "root (uid 0), logged in as alice (uid 1000)".
 	Account string
-	// ID is whom it counts as, the login whatever it became since: "uid 1000".
+	// ID is whom it counts as, the login whatever it became since: "uid 1000"; or the
+	// user, if no login led to the command: "uid 0, no login".
 	ID string
 }
 
@@ -103,6 +104,7 @@ type Stage struct {
 	Machines  int64          `json:"machines"`
 	Exposed   int64          `json:"exposed"`
 	Pending   int64          `json:"pending"`
+	Soft      int64          `json:"soft"`    // of those exposed: it did not go in, or was taken out
 	Treated   rollout.Tally  `json:"treated"` // matured evidence
 	Control   rollout.Tally  `json:"control"`
 	Action    rollout.Action `json:"action"` // the last verdict on the unit
@@ -115,7 +117,7 @@ type Stage struct {
 func NewStage(s rollout.Stage, decided time.Time) Stage {
 	return Stage{
 		Unit: s.Unit, Source: s.Source, Tier: s.Tier, Cells: s.Cells, Halted: s.Halted, Current: s.Current,
-		Everyone: s.Everyone, Share: s.Share, Machines: s.Machines, Exposed: s.Exposed, Pending: s.Pending,
+		Everyone: s.Everyone, Share: s.Share, Machines: s.Machines, Exposed: s.Exposed, Pending: s.Pending, Soft: s.Soft,
 		Treated: s.Treated, Control: s.Control, Action: s.Last.Action, Reason: s.Last.Reason, VerdictAt: decided,
 	}
 }
@@ -166,8 +168,7 @@ type People interface {
 	// SetWithdrawal replaces the state of a revocation. It counts no epoch: a change of
 	// the share comes with a decision, by SetRollout.
 	SetWithdrawal(ctx context.Context, vendor, version string, w Withdrawal) error
-	// GaveUp counts the reports since a time of machines that gave up a version: one a
-	// machine, unless it gets the version again.
+	// GaveUp counts the machines that said since a time that they gave up a version.
 	GaveUp(ctx context.Context, version string, since time.Time) (machines int64, err error)
 	// Crashed counts the machines that went down after such a report: a crash, an oops, an
 	// unclean boot.

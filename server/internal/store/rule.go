@@ -28,6 +28,7 @@ const Gone service.Kind = "gone"
 
 // An Event is what the rule has to know of a [service.Event].
 type Event struct {
+	ID        string       `json:"-"` // of the [service.Event]; "" if a machine did not report it
 	Kind      service.Kind `json:"kind"`
 	Version   string       `json:"version,omitempty"`
 	Reason    string       `json:"reason,omitempty"`
@@ -56,6 +57,7 @@ type Spread struct {
 type Population struct {
 	Cell, Tier         string
 	Machines, Accounts int64
+	Account            int64 // the one that has them, or the first of several
 }
 
 // A Coverage says that there is a version of a vendor's patch for a kernel.

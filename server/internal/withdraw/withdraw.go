@@ -26,9 +26,11 @@ const (
 	Pause = 10 * time.Minute
 	// growth is the ratio of two shares that follow each other.
 	growth = 10
-	// maxCrashed machines that go down after they gave the patch up make it wait for a
-	// person. One may have done so for a reason of its own.
-	maxCrashed = 2
+	// leastCrashed machines that go down after they gave the patch up make it wait for a
+	// person, if they are more than one in oneIn of those that gave it up. One may have done so for
+	// a reason of its own; and of a large fleet a few in a thousand do within an hour.
+	leastCrashed = 2
+	oneIn        = 200
 	// by is the account of what time decides.
 	by = "livepatch-server"
 )
@@ -51,14 +53,15 @@ type Step struct {
 	Held string
 }
 
-// Next decides about a withdrawal that is under way. crashed is how many machines went
-// down after they gave the patch up.
-func Next(w store.Withdrawal, crashed int64, now time.Time) Step {
+// Next decides about a withdrawal that is under way. gone is how many machines gave the
+// patch up, and crashed how many went down after they did.
+func Next(w store.Withdrawal, gone, crashed int64, now time.Time) Step {
+	fresh := crashed - w.Excused
 	switch {
 	case w.Held != "":
 		return Step{w.Share, w.Held}
-	case crashed-w.Excused >= maxCrashed:
-		return Step{w.Share, fmt.Sprintf("%d machines went down after they gave it up", crashed)}
+	case fresh >= leastCrashed && fresh*oneIn > gone:
+		return Step{w.Share, fmt.Sprintf("%d machines went down after they gave it up, of %d", crashed, gone)}
 	case now.Sub(w.Since) < w.Pause || w.Share >= patch.Everyone:
 		return Step{w.Share, ""}
 	default:
@@ -77,10 +80,14 @@ func Advance(ctx context.Context, tx store.Tx, r store.Rollout, now time.Time) (
 	if err != nil {
 		return false, err
 	}
-	step := Next(r.Withdrawal, crashed, now)
+	gone, err := tx.GaveUp(ctx, r.Version, r.Withdrawal.Began)
+	if err != nil {
+		return false, err
+	}
+	step := Next(r.Withdrawal, gone, crashed, now)
 	switch {
 	case step.Share != r.Withdrawal.Share:
-		return true, widen(ctx, tx, r, step.Share, now)
+		return true, widen(ctx, tx, r, step.Share, gone, now)
 	case step.Held != "" && r.Withdrawal.Held == "":
 		r.Withdrawal.Held = step.Held
 		if err := tx.SetWithdrawal(ctx, r.Vendor, r.Version, r.Withdrawal); err != nil {
@@ -92,11 +99,7 @@ func Advance(ctx context.Context, tx store.Tx, r store.Rollout, now time.Time) (
 }
 
 // widen begins with the next share.
-func widen(ctx context.Context, tx store.Tx, r store.Rollout, share int64, now time.Time) error {
-	gone, err := tx.GaveUp(ctx, r.Version, r.Withdrawal.Began)
-	if err != nil {
-		return err
-	}
+func widen(ctx context.Context, tx store.Tx, r store.Rollout, share, gone int64, now time.Time) error {
 	r.Withdrawal.Share, r.Withdrawal.Since = share, now
 	return decide(ctx, tx, r, store.Decision{
 		At: now, By: by, Reason: fmt.Sprintf("%d machines have given it up so far", gone),

@@ -30,7 +30,7 @@ func TestNext(t *testing.T) {
 	tests := map[string]struct {
 		share, excused int64
 		held           string
-		crashed        int64
+		gone, crashed  int64
 		now            time.Time
 		want           int64
 		holds          bool
@@ -46,6 +46,12 @@ func TestNext(t *testing.T) {
 		"a person has looked at them":               {share: all / 100, crashed: 2, excused: 2, now: due, want: all / 10},
 		"one more since":                            {share: all / 100, crashed: 3, excused: 2, now: due, want: all / 10},
 		"two more since":                            {share: all / 100, crashed: 4, excused: 2, now: due, want: all / 100, holds: true},
+		"two of four hundred":                       {share: all / 100, gone: 400, crashed: 2, now: due, want: all / 10},
+		"three of four hundred":                     {share: all / 100, gone: 400, crashed: 3, now: due, want: all / 100, holds: true},
+		"what a large fleet loses anyway":           {share: all / 10, gone: 10_000, crashed: 40, now: due, want: all},
+		"more than that":                            {share: all / 10, gone: 10_000, crashed: 51, now: due, want: all / 10, holds: true},
+		"more than that, of which half are known":   {share: all / 10, gone: 10_000, crashed: 51, excused: 25, now: due, want: all},
+		"one of none, who knows how":                {share: all / 100, crashed: 1, now: due, want: all / 10},
 		"it waits, and the reports are forgotten":   {share: all / 100, held: "2 machines", now: due, want: all / 100, holds: true},
 		"a clock that was set back":                 {share: all / 100, now: start.Add(-time.Hour), want: all / 100},
 		"nobody looked for a long time: one share":  {share: all / 100, now: due.Add(24 * time.Hour), want: all / 10},
@@ -54,7 +60,7 @@ func TestNext(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := store.Withdrawal{Share: tc.share, Pause: withdraw.Pause, Since: start, Excused: tc.excused, Held: tc.held}
-			got := withdraw.Next(w, tc.crashed, tc.now)
+			got := withdraw.Next(w, tc.gone, tc.crashed, tc.now)
 			if got.Share != tc.want || (got.Held != "") != tc.holds {
 				t.Errorf("got %+v, want share %d, held %t", got, tc.want, tc.holds)
 			}
@@ -71,7 +77,7 @@ func TestNextNeverGoesBack(t *testing.T) {
 			Pause: time.Duration(rapid.Int64Range(1, 1e6).Draw(t, "pause")) * time.Second,
 			Since: start, Excused: rapid.Int64Range(0, 10).Draw(t, "excused"),
 		}
-		got := withdraw.Next(w, rapid.Int64Range(0, 20).Draw(t, "crashed"), start.Add(time.Duration(rapid.Int64Range(-1e6, 1e6).Draw(t, "age"))*time.Second))
+		got := withdraw.Next(w, rapid.Int64Range(0, 2000).Draw(t, "gone"), rapid.Int64Range(0, 20).Draw(t, "crashed"), start.Add(time.Duration(rapid.Int64Range(-1e6, 1e6).Draw(t, "age"))*time.Second))
 		switch {
 		case got.Share < w.Share, got.Share > 10*w.Share, got.Share > patch.Everyone:
 			t.Fatalf("share goes from %d to %d", w.Share, got.Share)
@@ -261,6 +267,22 @@ func TestWithdrawalWaitsForAPerson(t *testing.T) {
 	want := []string{string(notify.Withdrawing), string(notify.HeldBack), string(notify.Withdrawing), string(notify.Withdrawing), string(notify.HeldBack)}
 	if got := b.notices(); !slices.Equal(got, want) {
 		t.Errorf("notices %q, want %q", got, want)
+	}
+}
+
+// TestAMachineGivesItUpOnce: one that says so a thousand times does not make the machines
+// that go down look few.
+func TestAMachineGivesItUpOnce(t *testing.T) {
+	b := newBed(t)
+	b.begin(withdraw.FirstShare)
+	for range 500 {
+		b.wait(time.Second)
+		b.report(1, removed("1.1"))
+	}
+	b.report(2, removed("1.1"), crashed())
+	b.report(3, removed("1.1"), crashed())
+	if r, _ := b.advance(); r.Withdrawal.Held != "2 machines went down after they gave it up, of 3" {
+		t.Errorf("held is %q", r.Withdrawal.Held)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"livepatch/internal/service"
 	"livepatch/server/internal/store"
@@ -76,7 +77,7 @@ func (d *DB) commit(batch []*checkIn) {
 	err := d.write(context.Background(), h, func(q *db.Queries) error {
 		var signs []store.Sign
 		for i, c := range batch {
-			err := keep(context.Background(), q, c)
+			known, err := keep(context.Background(), q, c)
 			if gone[i] = errors.Is(err, store.ErrNotFound); gone[i] {
 				continue
 			}
@@ -84,7 +85,7 @@ func (d *DB) commit(batch []*checkIn) {
 				return err
 			}
 			if c.report.Sign != nil {
-				signs = append(signs, *c.report.Sign)
+				signs = append(signs, news(*c.report.Sign, known))
 			}
 		}
 		return keepSigns(q, signs)
@@ -98,23 +99,40 @@ func (d *DB) commit(batch []*checkIn) {
 	}
 }
 
-// keep keeps a report and its events. Heartbeats are for the rule only.
-func keep(ctx context.Context, q *db.Queries, c *checkIn) error {
+// keep keeps a report and its events, and returns the IDs of those that were known
+// before. Heartbeats are for the rule only.
+func keep(ctx context.Context, q *db.Queries, c *checkIn) (known []string, err error) {
 	if err := touch(ctx, q, c.who, c.report); err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range c.report.Events {
 		if e.Kind == service.Heartbeat {
 			continue
 		}
-		if err := q.InsertEvent(ctx, db.InsertEventParams{
+		n, err := q.InsertEvent(ctx, db.InsertEventParams{
 			MachineID: c.who.Machine, ID: e.ID, Kind: string(e.Kind), Name: e.Name, Version: e.Version, BootID: e.BootID,
 			At: e.At.Unix(), ReceivedAt: c.report.At.Unix(), Reason: e.Reason, Message: e.Message, Signature: e.Signature,
-		}); err != nil {
-			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			known = append(known, e.ID)
 		}
 	}
-	return nil
+	return known, nil
+}
+
+// news returns a sign without the events that the rule was told of before: a machine
+// whose answer was lost reports them again, and what happened once counts once. Who asks
+// again wants another answer.
+func news(s store.Sign, known []string) store.Sign {
+	if len(known) > 0 {
+		s.Events = slices.DeleteFunc(slices.Clone(s.Events), func(e store.Event) bool {
+			return e.Kind != service.Intent && slices.Contains(known, e.ID)
+		})
+	}
+	return s
 }
 
 func keepSigns(q *db.Queries, signs []store.Sign) error {

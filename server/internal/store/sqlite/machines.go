@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"livepatch/internal/patch"
@@ -51,12 +52,44 @@ func (d *DB) Tokens(ctx context.Context, kind store.Kind) ([]store.Token, error)
 }
 
 // RevokeToken revokes a token for ever. Revoking it again changes nothing. If
-// there is none of that kind and ID, it returns [store.ErrNotFound].
+// there is none of that kind and ID, it returns [store.ErrNotFound]. The rule is told: the
+// machines that enrolled with it are not answered any more, and have not fallen silent.
 func (d *DB) RevokeToken(ctx context.Context, kind store.Kind, id int64, now time.Time) error {
 	return d.write(ctx, d.durable, func(q *db.Queries) error {
 		n, err := q.RevokeToken(ctx, db.RevokeTokenParams{RevokedAt: seconds(now), ID: id, Kind: string(kind)})
-		return found(n, err)
+		if err := found(n, err); err != nil {
+			return err
+		}
+		return keepGone(ctx, q, id)
 	})
+}
+
+// keepGone tells the rule that the machines of a token have left.
+func keepGone(ctx context.Context, q *db.Queries, token int64) error {
+	machines, err := q.ListMachinesOfToken(ctx, token)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(machines, maxBatch) {
+		var signs []store.Sign
+		for _, m := range some {
+			signs = append(signs, gone(store.Identity{
+				Machine: m.ID, AuthToken: token, Tier: m.Tier, Enrolled: time.Unix(m.EnrolledAt, 0).UTC(),
+			}))
+		}
+		if err := keepSigns(q, signs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone is what the rule is told of a machine whose enrolment has ended.
+func gone(who store.Identity) store.Sign {
+	return store.Sign{
+		Machine: who.Machine, Account: who.AuthToken, Tier: who.Tier, Enrolled: who.Enrolled,
+		Events: []store.Event{{Kind: store.Gone}},
+	}
 }
 
 // Enrol keeps a machine under a new token. A token that it had before dies.
@@ -115,10 +148,7 @@ func (d *DB) Leave(ctx context.Context, who store.Identity) error {
 		if err := found(n, err); err != nil {
 			return err
 		}
-		return keepSigns(q, []store.Sign{{
-			Machine: who.Machine, Account: who.AuthToken, Tier: who.Tier, Enrolled: who.Enrolled,
-			Events: []store.Event{{Kind: store.Gone}},
-		}})
+		return keepSigns(q, []store.Sign{gone(who)})
 	})
 }
 

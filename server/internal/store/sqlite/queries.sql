@@ -39,6 +39,11 @@ WHERE id = ? AND token_hash = ?;
 -- name: DeleteMachine :execrows
 DELETE FROM machines WHERE token_hash = ?;
 
+-- name: ListMachinesOfToken :many
+SELECT machines.id, machines.enrolled_at, tokens.tier
+FROM machines JOIN tokens ON tokens.id = machines.auth_token_id
+WHERE tokens.id = ? ORDER BY machines.id;
+
 -- name: ListMachines :many
 SELECT machines.id, machines.hostname, machines.agent_version, machines.arch, machines.release, machines.build_id,
     machines.kernel_version, machines.distribution, machines.boot_id, machines.enrolled_at, machines.last_seen,
@@ -47,7 +52,7 @@ SELECT machines.id, machines.hostname, machines.agent_version, machines.arch, ma
 FROM machines JOIN tokens ON tokens.id = machines.auth_token_id
 ORDER BY machines.id;
 
--- name: InsertEvent :exec
+-- name: InsertEvent :execrows
 INSERT INTO events (machine_id, id, kind, name, version, boot_id, at, received_at, reason, message, signature)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (machine_id, id) DO NOTHING;
@@ -167,7 +172,8 @@ UPDATE rollouts SET spread = ? WHERE vendor = ? AND version = ?;
 
 -- name: CountPopulation :many
 -- The machines of each token first: the join is then of few rows.
-SELECT m.release, m.arch, tokens.tier, CAST(sum(m.machines) AS INTEGER) AS machines, count(*) AS accounts
+SELECT m.release, m.arch, tokens.tier, CAST(sum(m.machines) AS INTEGER) AS machines, count(*) AS accounts,
+    CAST(min(m.auth_token_id) AS INTEGER) AS first_account
 FROM (SELECT machines.release, machines.arch, machines.auth_token_id, count(*) AS machines
     FROM machines WHERE machines.last_seen >= ?
     GROUP BY machines.release, machines.arch, machines.auth_token_id) AS m
@@ -276,7 +282,7 @@ UPDATE rollouts SET withdraw_share = ?, withdraw_salt = ?, withdraw_pause = ?, w
 WHERE vendor = ? AND version = ?;
 
 -- name: CountRemovals :one
-SELECT count(*) FROM events
+SELECT count(DISTINCT machine_id) FROM events
 WHERE kind = 'removed' AND version = sqlc.arg(version) AND received_at >= sqlc.arg(since);
 
 -- name: CountCrashesAfterRemoval :one

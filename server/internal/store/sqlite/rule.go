@@ -172,7 +172,7 @@ func (d *DB) Population(ctx context.Context, since time.Time) ([]store.Populatio
 	for i, r := range rows {
 		counts[i] = store.Population{
 			Cell: patch.Kernel{Release: r.Release, Arch: r.Arch}.Cell(), Tier: r.Tier,
-			Machines: r.Machines, Accounts: r.Accounts,
+			Machines: r.Machines, Accounts: r.Accounts, Account: r.FirstAccount,
 		}
 	}
 	return counts, nil

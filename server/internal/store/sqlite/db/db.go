@@ -177,6 +177,9 @@ func Prepare(ctx context.Context, db DBTX) (*Queries, error) {
 	if q.listMachinesStmt, err = db.PrepareContext(ctx, listMachines); err != nil {
 		return nil, fmt.Errorf("error preparing query ListMachines: %w", err)
 	}
+	if q.listMachinesOfTokenStmt, err = db.PrepareContext(ctx, listMachinesOfToken); err != nil {
+		return nil, fmt.Errorf("error preparing query ListMachinesOfToken: %w", err)
+	}
 	if q.listProposalsStmt, err = db.PrepareContext(ctx, listProposals); err != nil {
 		return nil, fmt.Errorf("error preparing query ListProposals: %w", err)
 	}
@@ -515,6 +518,11 @@ func (q *Queries) Close() error {
 			err = fmt.Errorf("error closing listMachinesStmt: %w", cerr)
 		}
 	}
+	if q.listMachinesOfTokenStmt != nil {
+		if cerr := q.listMachinesOfTokenStmt.Close(); cerr != nil {
+			err = fmt.Errorf("error closing listMachinesOfTokenStmt: %w", cerr)
+		}
+	}
 	if q.listProposalsStmt != nil {
 		if cerr := q.listProposalsStmt.Close(); cerr != nil {
 			err = fmt.Errorf("error closing listProposalsStmt: %w", cerr)
@@ -735,6 +743,7 @@ type Queries struct {
 	listKernelsOfRoleStmt        *sql.Stmt
 	listKernelsOfSeriesStmt      *sql.Stmt
 	listMachinesStmt             *sql.Stmt
+	listMachinesOfTokenStmt      *sql.Stmt
 	listProposalsStmt            *sql.Stmt
 	listReportsStmt              *sql.Stmt
 	listRequestsStmt             *sql.Stmt
@@ -818,6 +827,7 @@ func (q *Queries) WithTx(tx *sql.Tx) *Queries {
 		listKernelsOfRoleStmt:        q.listKernelsOfRoleStmt,
 		listKernelsOfSeriesStmt:      q.listKernelsOfSeriesStmt,
 		listMachinesStmt:             q.listMachinesStmt,
+		listMachinesOfTokenStmt:      q.listMachinesOfTokenStmt,
 		listProposalsStmt:            q.listProposalsStmt,
 		listReportsStmt:              q.listReportsStmt,
 		listRequestsStmt:             q.listRequestsStmt,

@@ -82,7 +82,8 @@ func (q *Queries) CountCrashesAfterRemoval(ctx context.Context, arg CountCrashes
 }
 
 const countPopulation = `-- name: CountPopulation :many
-SELECT m.release, m.arch, tokens.tier, CAST(sum(m.machines) AS INTEGER) AS machines, count(*) AS accounts
+SELECT m.release, m.arch, tokens.tier, CAST(sum(m.machines) AS INTEGER) AS machines, count(*) AS accounts,
+    CAST(min(m.auth_token_id) AS INTEGER) AS first_account
 FROM (SELECT machines.release, machines.arch, machines.auth_token_id, count(*) AS machines
     FROM machines WHERE machines.last_seen >= ?
     GROUP BY machines.release, machines.arch, machines.auth_token_id) AS m
@@ -93,11 +94,12 @@ ORDER BY m.release, m.arch, tokens.tier
 `
 
 type CountPopulationRow struct {
-	Release  string
-	Arch     string
-	Tier     string
-	Machines int64
-	Accounts int64
+	Release      string
+	Arch         string
+	Tier         string
+	Machines     int64
+	Accounts     int64
+	FirstAccount int64
 }
 
 // The machines of each token first: the join is then of few rows.
@@ -116,6 +118,7 @@ func (q *Queries) CountPopulation(ctx context.Context, lastSeen int64) ([]CountP
 			&i.Tier,
 			&i.Machines,
 			&i.Accounts,
+			&i.FirstAccount,
 		); err != nil {
 			return nil, err
 		}
@@ -131,7 +134,7 @@ func (q *Queries) CountPopulation(ctx context.Context, lastSeen int64) ([]CountP
 }
 
 const countRemovals = `-- name: CountRemovals :one
-SELECT count(*) FROM events
+SELECT count(DISTINCT machine_id) FROM events
 WHERE kind = 'removed' AND version = ?1 AND received_at >= ?2
 `
 
@@ -611,7 +614,7 @@ func (q *Queries) InsertDecision(ctx context.Context, arg InsertDecisionParams) 
 	return err
 }
 
-const insertEvent = `-- name: InsertEvent :exec
+const insertEvent = `-- name: InsertEvent :execrows
 INSERT INTO events (machine_id, id, kind, name, version, boot_id, at, received_at, reason, message, signature)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (machine_id, id) DO NOTHING
@@ -631,8 +634,8 @@ type InsertEventParams struct {
 	Signature  string
 }
 
-func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) error {
-	_, err := q.exec(ctx, q.insertEventStmt, insertEvent,
+func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64, error) {
+	result, err := q.exec(ctx, q.insertEventStmt, insertEvent,
 		arg.MachineID,
 		arg.ID,
 		arg.Kind,
@@ -645,7 +648,10 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) error 
 		arg.Message,
 		arg.Signature,
 	)
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const insertFile = `-- name: InsertFile :exec
@@ -1235,6 +1241,41 @@ func (q *Queries) ListMachines(ctx context.Context) ([]ListMachinesRow, error) {
 			&i.Tier,
 			&i.RevokedAt,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listMachinesOfToken = `-- name: ListMachinesOfToken :many
+SELECT machines.id, machines.enrolled_at, tokens.tier
+FROM machines JOIN tokens ON tokens.id = machines.auth_token_id
+WHERE tokens.id = ? ORDER BY machines.id
+`
+
+type ListMachinesOfTokenRow struct {
+	ID         string
+	EnrolledAt int64
+	Tier       string
+}
+
+func (q *Queries) ListMachinesOfToken(ctx context.Context, id int64) ([]ListMachinesOfTokenRow, error) {
+	rows, err := q.query(ctx, q.listMachinesOfTokenStmt, listMachinesOfToken, id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListMachinesOfTokenRow
+	for rows.Next() {
+		var i ListMachinesOfTokenRow
+		if err := rows.Scan(&i.ID, &i.EnrolledAt, &i.Tier); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
