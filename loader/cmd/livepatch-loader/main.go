@@ -88,8 +88,7 @@ func run(ctx context.Context, args []string, modules server.Modules) error {
 		return err
 	}
 	if *shutdown {
-		_, err := journal.BeginBoot(running.BootID) // of this boot, if nothing ran before
-		return errors.Join(err, journal.MarkCleanShutdown(running.BootID))
+		return journal.MarkCleanShutdown(running.BootID)
 	}
 	srv := &server.Server{
 		Log:     log,
