@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,12 +21,11 @@ var errToken = &fetch.Error{Kind: fetch.ErrTokenGone, Status: 401, Text: "the to
 // fullDisk is a loader that cannot write down that a trial has ended.
 type fullDisk struct {
 	*loadertest.Fake
-	tries int
+	tries atomic.Int64
 }
 
 func (f *fullDisk) Accept(ctx context.Context, name string) (loader.Livepatch, error) {
-	f.tries++
-	if f.tries <= 10 {
+	if f.tries.Add(1) <= 10 {
 		return loader.Livepatch{}, patch.ErrStorage
 	}
 	return f.Fake.Accept(ctx, name)
@@ -40,13 +40,14 @@ func TestTrialThatCannotBeEndedIsTriedAgainEverLater(t *testing.T) {
 		w.enable()
 		defer w.run()()
 		time.Sleep(time.Duration(servicetest.Everyone().SoakSeconds)*time.Second + time.Minute)
-		if disk.tries < 2 || disk.tries > 3 {
-			t.Errorf("tried %d times in the first minute", disk.tries)
+		synctest.Wait()
+		if n := disk.tries.Load(); n < 2 || n > 3 {
+			t.Errorf("tried %d times in the first minute", n)
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if disk.tries < 6 || disk.tries > 12 {
-			t.Errorf("tried %d times in two hours", disk.tries)
+		if n := disk.tries.Load(); n < 6 || n > 12 {
+			t.Errorf("tried %d times in two hours", n)
 		}
 		time.Sleep(10 * time.Hour)
 		synctest.Wait()
