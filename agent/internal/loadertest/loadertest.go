@@ -152,7 +152,7 @@ func (f *Fake) insert(r loader.Request, content []byte) (loader.Result, error) {
 			result.Unloaded = append(result.Unloaded, l.Name)
 			return true
 		}
-		return false
+		return l.Name == t.Custom.Name // the journal has one of each name
 	})
 	l := loader.Livepatch{Name: t.Custom.Name, State: loader.Enabled, Standing: loader.Trial, Version: t.Custom.Version,
 		Sequence: t.Custom.Sequence, Digest: d, Inserted: time.Now()}
