@@ -74,13 +74,7 @@ demo: setup build ## From nothing to a patched kernel in a virtual machine, and 
 	@go run ./tests/vm/demo
 
 .PHONY: check
-check: setup check-static vulncheck build check-unit check-integration check-attack check-kernels ## Everything that CI runs
-
-# A virtual machine keeps little more than one processor busy, so that two of them share two.
-# What each of them prints comes in one piece, when it has ended.
-.PHONY: check-kernels
-check-kernels: build $(GOTEST) ## Everything in virtual machines that CI runs, two at a time
-	@$(MAKE) --no-print-directory -j2 --output-sync=target check-vm check-secureboot check-snap
+check: setup check-static vulncheck build check-unit check-integration check-attack check-secureboot check-snap check-vm ## Everything that CI runs
 
 # What check leaves out takes another hour: the other versions of snapd, all of Secure
 # Boot, the Debian package.
