@@ -111,6 +111,16 @@ func TestStolenRootKeySignsNoRoot(t *testing.T) {
 	v.recovers(t)
 }
 
+// besideAnother has the service trust a second vendor, which the victim learns of, and
+// returns a copy of its repository.
+func (v *victim) besideAnother(vendor string) lab.Repository {
+	v.repo.AddVendor(vendor, 2)
+	v.repo.Publish("targets")
+	v.serve(v.repo)
+	v.OK("refresh")
+	return lab.Repository{Repo: v.repo.Clone()}
+}
+
 // Builder and approver of a vendor together are believed, for their own folder and
 // for nothing else.
 func TestStolenVendorKeysStayInTheirFolder(t *testing.T) {
@@ -119,11 +129,7 @@ func TestStolenVendorKeysStayInTheirFolder(t *testing.T) {
 	a := report.Begin(t, report.Key, "stolen: builder and approver of another vendor, and all online keys")
 	v := newVictim(t, s)
 	// The machine's vendor is debian; the keys are those of ubuntu.
-	v.repo.AddVendor("ubuntu", 2)
-	v.repo.Publish("targets")
-	v.serve(v.repo)
-	v.OK("refresh")
-	forged := lab.Repository{Repo: v.repo.Clone()}
+	forged := v.besideAnother("ubuntu")
 	bin := forged.Roles[forged.Bin("ubuntu/x")]
 	bin.Signed["targets"].(tuftest.Object)[evil.Path()] = tuftest.TargetEntry(evil.Content, evil.Module)
 	for i := range 4 {
@@ -147,12 +153,8 @@ func TestStolenVendorKeysSayNothingOfAnotherKernel(t *testing.T) {
 	s := lab.NewService(t)
 	a := report.Begin(t, report.Key, "stolen: builder and approver of another distribution, all online keys, and the agent")
 	v := newVictim(t, s)
-	v.repo.AddVendor("ubuntu", 2)
-	v.repo.Publish("targets")
-	v.serve(v.repo)
-	v.OK("refresh")
 	// The machine's kernel is debian's; file names of modules do not tell vendors apart.
-	forged := lab.Repository{Repo: v.repo.Clone()}
+	forged := v.besideAnother("ubuntu")
 	path := patch.ModulePath("ubuntu", evil.Module)
 	forged.AddTarget(path, evil.Content, evil.Module)
 	forged.AddTarget(patch.RolloutPath("ubuntu", evil.Version), nil, patch.Rollout{
